@@ -1,0 +1,61 @@
+# Two commands do all the set-up:  make demo   and   make test
+# `make help` lists the rest. Everything generated goes under _build/, the environment under .venv/.
+
+PYTHON ?= python3
+BIN := .venv/bin
+HERE := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
+CLASS := _build/demo-class
+
+ifneq ($(abspath $(CURDIR)),$(abspath $(HERE)))
+$(error make was called from $(CURDIR), but the course is in $(HERE): cd there first, or use make -C $(HERE))
+endif
+
+.PHONY: help demo test book release check lint clean
+
+help:
+	@echo "make demo     environment, exercises, book, and a sample class graded end to end"
+	@echo "make test     environment and every test"
+	@echo "make book     the HTML book, warnings are errors"
+	@echo "make release  exercises, student edition and the students' zip"
+	@echo "make lint     formatter and linter"
+	@echo "make clean    delete what is generated under _build/ (not the environment)"
+
+demo: release book
+	@$(BIN)/python -m tests.sample_class $(CLASS)
+	@$(BIN)/course grade ps1-algorithm --class $(CLASS)
+	@echo
+	@echo "The book:       $(CURDIR)/_build/html/index.html   (or: $(BIN)/course serve)"
+	@echo "For students:   $(CURDIR)/_build/release/batchnorm-course-student.zip"
+	@echo "Their feedback: $(CURDIR)/$(CLASS)/feedback"
+	@echo "Next: read the book, solve exercises/ps1-algorithm in Jupyter ($(BIN)/jupyter lab exercises),"
+	@echo "      or grade your own class: $(BIN)/course grade ps1-algorithm --class DIR"
+
+test: release book
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+
+book: release
+	@$(BIN)/course build
+
+release: .venv/ready
+	@$(BIN)/course release
+
+lint: .venv/ready
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:
+	rm -rf _build
+
+# The environment is made again when a pinned version changes.
+.venv/ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "expected Python 3.11 or newer, got: $$($(PYTHON) --version 2>&1). Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; \
+	  exit 1; }
+	@$(PYTHON) -m venv .venv || { \
+	  echo "$(PYTHON) could not make an environment: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+	@echo "Installing the packages of requirements.txt into .venv (some minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt && \
+	 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . || { \
+	  echo "The packages could not be installed; pip's own message is above."; \
+	  echo "Is there a network, and is a package index reachable? Then run the same command again: it goes on where it stopped."; \
+	  exit 1; }
+	@touch $@

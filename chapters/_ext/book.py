@@ -1,0 +1,63 @@
+"""Two things that the book's build needs and a configuration file cannot say."""
+
+import hashlib
+import re
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+_CITED = re.compile(r"\[([a-z]+\d{4}\w*)\]")  # "[ioffe2015]" in a docstring, a key of references.bib
+
+
+def _library_digest(root: Path) -> str:
+    """A digest of everything whose change changes what a page shows, except the page itself."""
+    digest = hashlib.sha256()
+    for path in sorted((root / "course_lib").rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    for package in ("torch", "numpy", "scikit-learn", "matplotlib"):
+        digest.update(f"{package}=={version(package)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def place_cache(app, config) -> None:
+    """Keep the executed pages under a digest of the library: the cache itself sees only changes of the pages."""
+    root = Path(app.srcdir)
+    caches = root / "_build" / ".jupyter_cache"
+    here = caches / _library_digest(root)
+    for old in caches.glob("*"):
+        if old != here:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    config.nb_execution_cache_path = str(here)
+
+
+def docstring_to_rst(app, what, name, obj, options, lines) -> None:
+    """Docstrings are written to be read in a terminal; make them valid reStructuredText.
+
+    `*spatial` and `|mean|` would start markup, an indented formula would run together, and `[key]` should be a link.
+    """
+    out, in_example, in_section = [], False, False
+    for i, line in enumerate(lines):
+        text = line.strip()
+        if re.fullmatch(r"(Args|Attributes|Returns|Yields|Raises|Example|Examples):", text):
+            in_section, in_example = True, text.startswith("Example")
+        elif text and not line.startswith(" "):
+            in_section = in_example = False
+        if in_example:
+            out.append(line)
+            continue
+        formula = line.startswith("    ") and not in_section
+        starts = formula and i and not lines[i - 1].strip() and not (len(out) > 1 and out[-2].startswith("    "))
+        if starts:
+            out += ["::", ""]
+        if not formula:
+            line = _CITED.sub(r":cite:`\1`", re.sub(r"([*|])", r"\\\1", line))
+            line = re.sub(r"(?<![:`])`([^`]+)`(?!`)", r"``\1``", line)
+        out.append(line)
+    lines[:] = out
+
+
+def setup(app):
+    # Before myst-nb reads the path, and before napoleon rewrites the sections.
+    app.connect("config-inited", place_cache, priority=100)
+    app.connect("autodoc-process-docstring", docstring_to_rst, priority=400)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,1 @@
+"""From solutions to exercises, student edition and book."""

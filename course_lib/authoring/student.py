@@ -1,0 +1,134 @@
+"""The student edition: the same library with the exercised bodies, the mistakes and the grading left out."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+from course_lib.authoring.paths import ROOT, problem_sets
+from course_lib.authoring.source import bodies, exercised, release_id
+from course_lib.checks.expect import export
+from course_lib.checks.piece import TOPICS, find
+
+__all__ = ["build_wheel", "stage", "unpack", "write_zip"]
+
+_LEFT_OUT = {"authoring", "grading", "misconceptions", "cli.py", "__pycache__"}
+_NAME = "batchnorm-course-student"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+_PYPROJECT = """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "{name}"
+version = "{version}"
+description = "BatchNorm by Building It, student edition: the parts that you write are left out"
+requires-python = ">=3.11"
+license = "BSD-3-Clause"
+dependencies = ["numpy"]
+
+[tool.hatch.build.targets.wheel]
+packages = ["course_lib"]
+artifacts = ["*.npz", "*.json"]
+"""
+
+
+def stage(target):
+    """Write the student edition's source tree to `target`, a folder that is emptied first."""
+    target = Path(target)
+    shutil.rmtree(target, ignore_errors=True)
+    package = target / "course_lib"
+    shutil.copytree(ROOT / "course_lib", package, ignore=lambda _, names: _LEFT_OUT.intersection(names))
+    releases = {}
+    for problem_set in problem_sets():
+        releases[problem_set] = release_id(problem_set)
+        for name in exercised(problem_set):
+            _stub(package, find(name))
+    expected = package / "checks" / "expected"
+    expected.mkdir()
+    for topic in TOPICS:
+        (expected / f"{topic}.npz").write_bytes(export(topic))
+    (package / "checks" / "release.json").write_text(json.dumps({"problem_sets": releases}, indent=1) + "\n")
+    (target / "pyproject.toml").write_text(_PYPROJECT.format(name=_NAME, version=_version()))
+    return target
+
+
+def _version():
+    return re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+
+
+def _stub(package, piece):
+    """Replace every body of a piece by an error that says whose it is. Signature and docstring stay."""
+    path = package / f"{piece.topic}.py"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    tree = ast.parse("\n".join(lines))
+    node = next(node for node in tree.body if getattr(node, "name", None) == piece.attribute)
+    message = f"{piece.attribute} is yours to write, in {piece.problem_set}; then plug_in({piece.attribute})"
+    for body in reversed(list(bodies(node))):
+        indent = " " * body[0].col_offset
+        lines[body[0].lineno - 1 : body[-1].end_lineno] = [f'{indent}raise NotImplementedError("{message}")']
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def build_wheel(staged, folder):
+    """Build the wheel of a staged tree into `folder`, the same bytes every time. Returns its path."""
+    from hatchling.build import build_wheel as build
+
+    folder = Path(folder).resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    here = os.getcwd()
+    os.chdir(staged)  # a build backend works in the folder of its project
+    try:
+        return folder / build(str(folder))
+    finally:
+        os.chdir(here)
+
+
+def unpack(wheel, folder):
+    """Unpack a wheel into `folder`, emptied first: the library that the grader's kernels import."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+
+
+def write_zip(path, wheel, exercises):
+    """Write what a student downloads: notebooks, wheel, requirements, a README and a word to coding assistants.
+
+    Args:
+        path: the zip to write.
+        wheel: the student edition's wheel.
+        exercises: folder with one folder per problem set.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handed_out = Path(__file__).parent / "handed_out"
+    sets = problem_sets()
+    listing = "\n".join(f"* `{name}` (release {release_id(name)})" for name in sets)
+    files = {
+        "README.md": (handed_out / "README.md").read_text(encoding="utf-8").replace("PROBLEM_SETS", listing).encode(),
+        "AGENTS.md": (handed_out / "AGENTS.md").read_bytes(),
+        "requirements.txt": _requirements(wheel.name).encode(),
+        wheel.name: wheel.read_bytes(),
+    }
+    for name in sets:
+        for notebook in sorted((exercises / name).glob("*.ipynb")):
+            files[f"{name}/{notebook.name}"] = notebook.read_bytes()
+    # Stored, not deflated: compressors differ, and the release is compared byte by byte.
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in sorted(files.items()):
+            info = zipfile.ZipInfo(f"{_NAME}/{name}", _EPOCH)
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, data)
+
+
+def _requirements(wheel):
+    """The course's own dependencies with their pins, the editor, and the wheel beside the file."""
+    text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    course = text.split("# The course itself\n")[1].split("\n\n")[0]
+    pins = "\n".join(line.split("#")[0].rstrip() for line in course.splitlines())
+    return f"{pins}\njupyterlab>=4,<5\n./{wheel}\n"

@@ -1,0 +1,262 @@
+"""Problem set 1: what is asked of the four pieces of `course_lib.algorithm`."""
+
+import numpy as np
+
+from course_lib.checks.piece import Piece, named, raised
+
+# Small tensors with unequal axes: a statistic over the wrong axes cannot come out with the right shape by chance.
+# `large mean` is the float32 case of the contract: mean 1e4, std 1, 512 to 640 values per channel. There an
+# honest mean is off by some 1e-2 (so are x̂ and y), an honest variance by 1e-3, and one pass by 1 or more.
+LARGE_MEAN = {"mean": 0.2, "var": 1e-2, "y": 0.2}
+
+
+def _table(case):
+    """(N, C) with more rows than columns, channels of different mean and spread."""
+    n, c = case.integer(5, 8), case.integer(3, 4)
+    return case.draw((n, c), case.uniform(-3, 3, c), case.uniform(1, 3, c))
+
+
+def _maps(case):
+    """(N, C, H, W), every axis of another length."""
+    n, c, h, w = (2 + k for k in _shuffled(case))
+    mean, std = case.uniform(-3, 3, (c, 1, 1)), case.uniform(1, 3, (c, 1, 1))
+    return case.draw((n, c, h, w), mean, std)
+
+
+def _shuffled(case):
+    rest, order = [0, 1, 2, 3], []
+    while rest:
+        order.append(rest.pop(case.integer(0, len(rest) - 1)))
+    return order
+
+
+def _other_rank(case):
+    """(N, C, L) or (N, C, D, H, W)."""
+    shape = case.choice([(3, 4, 5), (2, 3, 2, 4, 3)])
+    return case.draw(shape, case.uniform(-3, 3, (shape[1],) + (1,) * (len(shape) - 2)), 2.0)
+
+
+def _far_table(case):
+    return case.draw((case.integer(512, 640), 3), 1e4 * case.uniform(0.9, 1.1, 3))
+
+
+def _far_maps(case):
+    return case.draw((4, 3, case.integer(12, 13), 12), 1e4 * case.uniform(0.9, 1.1, (3, 1, 1)))
+
+
+def _dtypes(result):
+    return {f"dtype of {name}": str(getattr(part, "dtype", type(part).__name__)) for name, part in result.items()}
+
+
+# --- batch_stats ------------------------------------------------------------------------------------------------
+
+stats = Piece("algorithm.batch_stats", call="batch_stats(x) → (mean, var)")
+
+
+def _stats(impl, x):
+    return named(impl(x), "mean", "var")
+
+
+def _in_dtype_of(case, result):
+    """What a scenario about accuracy compares: its dtype is another group's business."""
+    return {name: np.asarray(value, dtype=case.dtype) for name, value in result.items()}
+
+
+table = stats.group("mean and variance of a table (N, C)", points=0.5)
+
+
+@table.scenario()
+def stats_of_table(impl, case):
+    return _stats(impl, case.given(_table(case)))
+
+
+maps = stats.group("one mean and variance per channel at any rank", points=1)
+
+
+@maps.scenario()
+def stats_of_maps(impl, case):
+    return _stats(impl, case.given(_maps(case)))
+
+
+@maps.scenario()
+def stats_of_other_ranks(impl, case):
+    return _stats(impl, case.given(_other_rank(case)))
+
+
+far = stats.group("accurate when the mean is large (float32, mean 1e4, std 1)", points=1)
+
+
+@far.scenario(dtypes=("float32",), within=LARGE_MEAN, rounding=True)
+def stats_far_from_zero(impl, case):
+    return _in_dtype_of(case, _stats(impl, case.given(_far_table(case))))
+
+
+@far.scenario(dtypes=("float32",), within=LARGE_MEAN, rounding=True)
+def stats_of_maps_far_from_zero(impl, case):
+    return _in_dtype_of(case, _stats(impl, case.given(_far_maps(case))))
+
+
+contract = stats.group("same dtype out, input untouched, too few values refused", points=0.5)
+
+
+@contract.scenario(dtypes=("float32",))
+def stats_keep_float32(impl, case):
+    result = _stats(impl, case.given(_table(case)))
+    return {**_in_dtype_of(case, {"mean": result["mean"]}), **_dtypes(result), "inputs untouched": case.untouched()}
+
+
+@contract.scenario()
+def stats_need_two_values(impl, case):
+    c = case.integer(2, 5)
+    shape = case.choice([(1, c), (1, c, 1, 1), (1, c, 1)])
+    return {f"error for an input of shape {shape}": raised(impl, case.array(shape))}
+
+
+# --- batch_norm_forward -----------------------------------------------------------------------------------------
+
+forward = Piece("algorithm.batch_norm_forward", call="batch_norm_forward(x, gamma, beta, eps=1e-5) → (y, cache)")
+
+
+def _forward(impl, case, x, **eps):
+    """y and the three parts of the cache, for random gamma and beta."""
+    c = x.shape[1]
+    gamma, beta = case.given(case.uniform(0.5, 2, c)), case.given(case.uniform(-2, 2, c))
+    result = named(impl(case.given(x), gamma, beta, **eps), "y", "cache")
+    return result["y"], result["cache"]
+
+
+output = forward.group("y of tables and maps, with a large eps and with the default", points=1)
+
+
+@output.scenario()
+def forward_of_table(impl, case):
+    y, _ = _forward(impl, case, _table(case), eps=float(case.uniform(0.5, 1)))
+    return {"y": y}
+
+
+@output.scenario()
+def forward_of_maps(impl, case):
+    y, _ = _forward(impl, case, _maps(case), eps=float(case.uniform(0.5, 1)))
+    return {"y": y}
+
+
+@output.scenario()
+def forward_with_default_eps(impl, case):
+    # So small a spread that the default eps shows.
+    y, _ = _forward(impl, case, 0.005 * _other_rank(case))
+    return {"y": y}
+
+
+cached = forward.group("cache = (x_hat, gamma, invstd)", points=1)
+
+
+@cached.scenario()
+def forward_cache(impl, case):
+    _, cache = _forward(impl, case, _maps(case), eps=float(case.uniform(0.5, 1)))
+    return named(cache, "x_hat", "gamma", "invstd")
+
+
+far = forward.group("accurate when the mean is large (float32, mean 1e4, std 1)", points=0.5)
+
+
+@far.scenario(dtypes=("float32",), within=LARGE_MEAN, rounding=True)
+def forward_far_from_zero(impl, case):
+    y, _ = _forward(impl, case, _far_table(case))
+    return _in_dtype_of(case, {"y": y})
+
+
+contract = forward.group("same dtype out, inputs untouched", points=0.5)
+
+
+@contract.scenario(dtypes=("float32",))
+def forward_keeps_float32(impl, case):
+    y, cache = _forward(impl, case, _maps(case))
+    dtypes = _dtypes({"y": y, **named(cache, "x_hat", "gamma", "invstd")})
+    axes = (0, *range(2, np.ndim(y)))
+    # The mean of y is beta whatever the variance was: this group is about the contract, not about the formula.
+    mean_of_y = _in_dtype_of(case, {"mean of y": np.mean(y, axis=axes)})
+    return {**mean_of_y, **dtypes, "inputs untouched": case.untouched()}
+
+
+# --- batch_norm_backward ----------------------------------------------------------------------------------------
+
+backward = Piece("algorithm.batch_norm_backward", call="batch_norm_backward(dy, cache) → (dx, dgamma, dbeta)")
+
+
+def _backward(impl, case, x):
+    """Gradients for a cache that does not come from the student's forward."""
+    axes, c = (0, *range(2, x.ndim)), x.shape[1]
+    x_hat = (x - x.mean(axes, keepdims=True)) / x.std(axes, keepdims=True)
+    cache = (case.given(x_hat), case.given(case.uniform(0.5, 2, c)), case.given(case.uniform(0.2, 3, c)))
+    # A mean that is not zero, and a slope along x_hat: both coupling terms matter.
+    dy = case.given(case.draw(x.shape, 1.0) + 0.7 * x_hat)
+    return named(impl(dy, cache), "dx", "dgamma", "dbeta")
+
+
+through = backward.group("dx of tables and maps", points=1.5)
+
+
+@through.scenario()
+def backward_of_table(impl, case):
+    return {"dx": _backward(impl, case, _table(case))["dx"]}
+
+
+@through.scenario()
+def backward_of_maps(impl, case):
+    return {"dx": _backward(impl, case, _maps(case))["dx"]}
+
+
+@through.scenario()
+def backward_of_other_ranks(impl, case):
+    return {"dx": _backward(impl, case, _other_rank(case))["dx"]}
+
+
+parameters = backward.group("dgamma and dbeta", points=1)
+
+
+@parameters.scenario()
+def parameter_gradients_of_table(impl, case):
+    result = _backward(impl, case, _table(case))
+    return {"dgamma": result["dgamma"], "dbeta": result["dbeta"]}
+
+
+@parameters.scenario()
+def parameter_gradients_of_maps(impl, case):
+    result = _backward(impl, case, _maps(case))
+    return {"dgamma": result["dgamma"], "dbeta": result["dbeta"]}
+
+
+contract = backward.group("same dtype out, inputs untouched", points=0.5)
+
+
+@contract.scenario(dtypes=("float32",))
+def backward_keeps_float32(impl, case):
+    result = _backward(impl, case, _table(case))
+    dbeta = _in_dtype_of(case, {"dbeta": result["dbeta"]})
+    return {**dbeta, **_dtypes(result), "inputs untouched": case.untouched()}
+
+
+# --- recover_identity -------------------------------------------------------------------------------------------
+
+identity = Piece("algorithm.recover_identity", call="recover_identity(mean, var, eps=1e-5) → (gamma, beta)")
+
+
+def _identity(impl, case, scale, **eps):
+    c = case.integer(2, 5)
+    mean, var = case.array((c,), std=2.0), case.given(scale * case.uniform(0.5, 4, c))
+    result = named(impl(mean, var, **eps), "gamma", "beta")
+    return {**result, "inputs untouched": case.untouched()}
+
+
+undone = identity.group("gamma and beta that undo the normalisation", points=1)
+
+
+@undone.scenario()
+def identity_with_given_eps(impl, case):
+    return _identity(impl, case, 1.0, eps=float(case.uniform(0.5, 1)))
+
+
+@undone.scenario(dtypes=("float32",))
+def identity_with_default_eps(impl, case):
+    # Variances of the size of the default eps: forgetting it shows.
+    return _identity(impl, case, 1e-5)

@@ -1,0 +1,77 @@
+"""The inputs of one scenario: drawn from a seed, rounded to a dtype, lifted to float64 for the truth."""
+
+import hashlib
+import zlib
+
+import numpy as np
+
+__all__ = ["Case"]
+
+
+class Case:
+    """Everything a scenario may draw, and a record of what it handed out.
+
+    Every draw comes from NumPy's `Generator`, so that two computers with the same seed ask the same
+    question. Arrays are drawn in float64 and rounded to the case's dtype; a lifted case then turns them
+    back to float64: the same numbers, exact arithmetic. That is where the truth comes from.
+
+    Args:
+        label: piece and scenario, so that two scenarios of one seed do not share their numbers.
+        seed: the student's seed; 0 is the public one.
+        dtypes: names of the dtypes the seed may choose from.
+        lift: hand the rounded inputs out as float64.
+
+    Example:
+        >>> case = Case("demo", seed=0, dtypes=("float32",))
+        >>> case.array((2, 3)).dtype
+        dtype('float32')
+        >>> Case("demo", seed=0, dtypes=("float32",), lift=True).array((2, 3)).dtype
+        dtype('float64')
+    """
+
+    def __init__(self, label, seed, dtypes=("float64",), *, lift=False):
+        self._rng = np.random.default_rng([seed, zlib.crc32(label.encode())])
+        self.dtype = np.dtype(dtypes[self._rng.integers(len(dtypes))])
+        self._lift = lift
+        self._given = []
+        self._hash = hashlib.sha256(str(self.dtype).encode())
+
+    def integer(self, low, high):
+        """A whole number from `low` to `high`, both included."""
+        number = int(self._rng.integers(low, high + 1))
+        self._hash.update(str(number).encode())
+        return number
+
+    def uniform(self, low, high, shape=None):
+        """A float, or a float64 array of `shape`, between `low` and `high`."""
+        return self._rng.uniform(low, high, shape)
+
+    def choice(self, options):
+        """One of `options`."""
+        return options[self.integer(0, len(options) - 1)]
+
+    def draw(self, shape, mean=0.0, std=1.0):
+        """Normal numbers in float64, to be worked on before they are `given`. Broadcasts mean and std."""
+        return mean + std * self._rng.standard_normal(shape)
+
+    def given(self, values):
+        """`values` as an input of the implementation: rounded to the case's dtype, watched for changes."""
+        rounded = np.asarray(values, dtype=self.dtype)
+        # Three digits are enough to notice other inputs, and too few to notice another CPU's last bit.
+        scale = np.abs(rounded).max() if rounded.size else 0
+        self._hash.update((np.round(rounded.astype(np.float64) / (scale or 1), 3) + 0.0).tobytes())
+        array = rounded.astype(np.float64) if self._lift else rounded
+        self._given.append((array, array.copy()))
+        return array
+
+    def array(self, shape, mean=0.0, std=1.0):
+        """Normal numbers of `shape` as an input. mean and std broadcast against it."""
+        return self.given(self.draw(shape, mean, std))
+
+    def untouched(self):
+        """Whether every input still holds what was handed out: an observation like any other."""
+        return all(np.array_equal(now, then, equal_nan=True) for now, then in self._given)
+
+    def digest(self):
+        """Short digest of everything drawn, equal wherever the same question was asked."""
+        return self._hash.hexdigest()[:16]

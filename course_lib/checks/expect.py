@@ -1,0 +1,146 @@
+"""What is right, and what each known mistake looks like: the only door between checks and misconceptions.
+
+Where `course_lib.misconceptions` is installed, expectations are computed for any seed. The student
+edition has neither reference nor mistakes in code: it reads what they produce for the public seed from
+`expected/<topic>.npz`.
+"""
+
+import functools
+import io
+import json
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+
+from course_lib.checks.observe import decode, encode, observe
+from course_lib.checks.piece import pieces
+
+__all__ = ["PUBLIC_SEED", "Expectation", "Mistake", "expectation", "export"]
+
+PUBLIC_SEED = 0
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A misconception as the judge sees it: `truth` holds its observations, scenario by scenario."""
+
+    name: str
+    hint: str
+    read: str
+    truth: dict
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Observations of the reference, and of every known mistake."""
+
+    truth: dict
+    mistakes: tuple[Mistake, ...]
+
+
+@functools.lru_cache(maxsize=4096)
+def expectation(piece, seed):
+    """The expectations of a piece for a seed.
+
+    Raises:
+        ValueError: the student edition has them for the public seed only.
+    """
+    try:
+        from course_lib import misconceptions
+    except ImportError:
+        return _shipped(piece, seed)
+    truth = _truth(piece, misconceptions.reference(piece.name), seed)
+    mistakes = (
+        Mistake(m.name, m.hint, m.read, _truth(piece, m.implementation(), seed, rounds=True))
+        for m in misconceptions.catalogue(piece.topic)
+        if m.piece == piece.name
+    )
+    return Expectation(truth, tuple(mistakes))
+
+
+def _truth(piece, impl, seed, *, rounds=False):
+    """Facts as in the case's own dtype, values as in exact arithmetic.
+
+    A mistake about rounding is none in exact arithmetic: with `rounds`, scenarios about rounding keep the
+    values of the case's own dtype.
+    """
+    native = observe(piece, impl, seed)["scenarios"]
+    lifted = observe(piece, impl, seed, lift=True)["scenarios"]
+    for scenario in piece.scenarios:
+        if rounds and scenario.rounding:
+            continue
+        for name, entry in native[scenario.name]["seen"].items():
+            exact = lifted[scenario.name]["seen"].get(name, {})
+            if "array" in entry and exact.get("shape") == entry["shape"]:
+                entry["array"] = exact["array"]
+    return native
+
+
+def export(topic):
+    """The public seed's expectations of a topic as the bytes of an `.npz`: data only, no code.
+
+    Values keep ten digits, so that the file does not depend on the last bits of the computer that wrote it.
+    """
+    arrays, index = {}, {}
+    for piece in pieces(topic):
+        found = expectation(piece, PUBLIC_SEED)
+        index[piece.name] = {
+            "truth": _pack(found.truth, arrays),
+            "mistakes": [
+                {"name": m.name, "hint": m.hint, "read": m.read, "truth": _pack(m.truth, arrays)}
+                for m in found.mistakes
+            ],
+        }
+    buffer = io.BytesIO()
+    np.savez(buffer, index=np.frombuffer(json.dumps(index).encode(), np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+def _pack(truth, arrays):
+    packed = {}
+    for scenario, entry in truth.items():
+        seen = {}
+        for name, value in entry["seen"].items():
+            seen[name] = value
+            if "array" in value:
+                key = f"a{len(arrays)}"
+                arrays[key] = _ten_digits(decode(value))
+                seen[name] = {**value, "array": key}
+        error = entry["error"] and {"kind": entry["error"]["kind"], "message": ""}
+        packed[scenario] = {"seen": seen, "error": error, "digest": entry["digest"]}
+    return packed
+
+
+def _ten_digits(values):
+    return np.array([float(f"{value:.9e}") for value in values.ravel()]).reshape(values.shape)
+
+
+def _shipped(piece, seed):
+    if seed != PUBLIC_SEED:
+        raise ValueError(
+            f"expected seed={PUBLIC_SEED}, got {seed}: the student edition knows what is right for the public seed only"
+        )
+    index, arrays = _read(piece.topic)
+    entry = index[piece.name]
+    mistakes = (Mistake(m["name"], m["hint"], m["read"], _unpack(m["truth"], arrays)) for m in entry["mistakes"])
+    return Expectation(_unpack(entry["truth"], arrays), tuple(mistakes))
+
+
+@functools.cache
+def _read(topic):
+    data = resources.files("course_lib.checks").joinpath("expected", f"{topic}.npz").read_bytes()
+    with np.load(io.BytesIO(data)) as arrays:
+        loaded = {key: arrays[key] for key in arrays.files}
+    return json.loads(loaded.pop("index").tobytes()), loaded
+
+
+def _unpack(truth, arrays):
+    unpacked = {}
+    for scenario, entry in truth.items():
+        seen = {
+            name: {**value, "array": encode(arrays[value["array"]])["array"]} if "array" in value else value
+            for name, value in entry["seen"].items()
+        }
+        unpacked[scenario] = {**entry, "seen": seen}
+    return unpacked

@@ -1,0 +1,272 @@
+"""The trusted half of grading: compare observations with what is right, and recognise known mistakes.
+
+The judge never calls the student's code. It trusts nothing in a bundle: whatever is not what `observe`
+writes counts as a wrong observation.
+"""
+
+import math
+
+import numpy as np
+
+from course_lib.checks.expect import expectation
+from course_lib.checks.observe import decode
+from course_lib.checks.verdict import Row, Verdict
+
+__all__ = ["distance", "judge", "tolerance"]
+
+#: Units in the last place, of the largest expected value, that an honest computation may lose.
+_ULPS = 256
+#: Shipped expectations are compared on other computers: nothing is asked for beyond nine digits.
+_FINEST = 1e-9
+
+
+def judge(piece, bundle, seed):
+    """The verdict on a bundle of observations.
+
+    Args:
+        piece: the `Piece` that was asked.
+        bundle: what `observe` returned, possibly through JSON and possibly forged.
+        seed: the seed that was asked for. A bundle of another seed scores nothing: its numbers differ.
+
+    Returns:
+        A `Verdict`.
+
+    Raises:
+        ValueError: this edition of the library has no expectations for the seed.
+    """
+    wanted = expectation(piece, seed)
+    given = bundle.get("scenarios") if isinstance(bundle, dict) else None
+    given = given if isinstance(given, dict) else {}
+    given = {s.name: _as_entry(given.get(s.name)) for s in piece.scenarios}
+
+    _check_inputs(piece, wanted, given, seed)
+    unfinished = _not_implemented(piece, given)
+    if unfinished:
+        return Verdict(piece.name, tuple(Row(g.title, 0, g.points, unfinished) for g in piece.groups))
+
+    problems = {g.title: _problem_of_group(g, wanted.truth, given) for g in piece.groups}
+    mistakes = _recognise(piece, wanted, given, [g for g in piece.groups if problems[g.title]])
+    rows = []
+    for group in piece.groups:
+        if problems[group.title] is None:
+            rows.append(Row(group.title, group.points, group.points))
+            continue
+        mistake = mistakes.get(group.title)
+        known = {"hint": mistake.hint, "read": mistake.read, "misconception": mistake.name} if mistake else {}
+        rows.append(Row(group.title, 0, group.points, *problems[group.title], **known))
+    return Verdict(piece.name, tuple(rows), _notes(given))
+
+
+def tolerance(scenario, name, want):
+    """Largest absolute error that the observation `name` may have.
+
+    Args:
+        scenario: the `Scenario` it belongs to; its `within` decides where it names the observation.
+        name: the observation's name.
+        want: the encoded expectation: values of the lifted run, dtype of the run in the case's dtype.
+    """
+    if "array" not in want:
+        return 0.0
+    if name in scenario.within:
+        return scenario.within[name]
+    values = decode(want)
+    finite = np.abs(values[np.isfinite(values)])
+    scale = finite.max() if finite.size else 0.0
+    eps = np.finfo(want["dtype"]).eps if want["dtype"].startswith("float") else 0.0
+    return max(_ULPS * eps, _FINEST) * (scale or 1.0)
+
+
+def distance(got, want, allowed):
+    """How far an observation is from the expected one, in tolerances: at most 1 is right.
+
+    A fact, a shape, a dtype or a NaN in the wrong place is infinitely far.
+    """
+    if "array" not in want:
+        return 0.0 if got == want else math.inf
+    if "array" not in got or got.get("dtype") != want["dtype"] or got.get("shape") != want["shape"]:
+        return math.inf
+    try:
+        have, should = decode(got), decode(want)
+    except ValueError:
+        return math.inf
+    if not np.array_equal(np.isfinite(have), np.isfinite(should)):
+        return math.inf
+    finite = np.isfinite(should)
+    error = np.abs(have[finite] - should[finite])
+    return float(error.max() / allowed) if error.size else 0.0
+
+
+def _recognise(piece, wanted, given, failing):
+    """Which known mistake explains each failing group, by title; groups nobody explains are left out.
+
+    One mistake that explains every observation of the piece is the answer. Otherwise the student may have
+    made several: each group is then explained by itself. A group about rounding shows only that something
+    is inaccurate; it is explained last, and only where the other failures are understood.
+    """
+    whole = next((m for m in wanted.mistakes if _explains(piece.scenarios, m.truth, wanted.truth, given)), None)
+    if whole:
+        return {group.title: whole for group in failing}
+    exact = [group for group in failing if not _about_rounding(group)]
+    found = {}
+    for group in exact:
+        fits = (m for m in wanted.mistakes if _explains(group.scenarios, m.truth, wanted.truth, given))
+        mistake = next((m for m in fits if _problem_of_group(group, wanted.truth, m.truth)), None)
+        if mistake:
+            found[group.title] = mistake
+    if len(found) < len(exact):
+        return found
+    of_rounding = [m for m in wanted.mistakes if _wrong_in_rounding_only(piece, wanted.truth, m)]
+    for group in failing:
+        if _about_rounding(group):
+            also = (m for m in [*found.values(), *of_rounding] if _problem_of_group(group, wanted.truth, m.truth))
+            mistake = next(also, None)
+            if mistake:
+                found[group.title] = mistake
+    return found
+
+
+def _about_rounding(group):
+    return all(scenario.rounding for scenario in group.scenarios)
+
+
+def _wrong_in_rounding_only(piece, truth, mistake):
+    wrong = [group for group in piece.groups if _problem_of_group(group, truth, mistake.truth)]
+    return bool(wrong) and all(_about_rounding(group) for group in wrong)
+
+
+def _explains(scenarios, mistake, truth, given):
+    """Whether the mistake would have produced just these observations."""
+    return all(_same(s, mistake[s.name], truth[s.name], given[s.name]) for s in scenarios)
+
+
+def _same(scenario, mistake, truth, given):
+    if mistake["error"] or given["error"]:
+        return bool(mistake["error"] and given["error"]) and mistake["error"]["kind"] == given["error"].get("kind")
+    if scenario.rounding:
+        return all(
+            _right(scenario, name, want, mistake["seen"].get(name, {}))
+            == _right(scenario, name, want, given["seen"].get(name, {}))
+            for name, want in truth["seen"].items()
+        )
+    for name, want in mistake["seen"].items():
+        # What a mistake leaves at rounding errors around zero is as coarse as the right value is.
+        right = truth["seen"].get(name, want)
+        allowed = max(tolerance(scenario, name, want), tolerance(scenario, name, right))
+        if distance(given["seen"].get(name, {}), want, allowed) > 1:
+            return False
+    return True
+
+
+def _right(scenario, name, want, got):
+    return distance(got, want, tolerance(scenario, name, want)) <= 1
+
+
+def _problem_of_group(group, truth, given):
+    return next(filter(None, (_problem(s, truth[s.name], given[s.name]) for s in group.scenarios)), None)
+
+
+def _problem(scenario, truth, given):
+    """(message, expected, got) of the first difference, or None."""
+    error = given["error"]
+    if error:
+        return _of_error(error)
+    for name, want in truth["seen"].items():
+        got = given["seen"].get(name, {})
+        allowed = tolerance(scenario, name, want)
+        if distance(got, want, allowed) > 1:
+            return _of_difference(name, got, want, allowed)
+    return None
+
+
+def _of_error(error):
+    kind, text = str(error.get("kind")), str(error.get("message", ""))
+    where = f" ({error['line']})" if isinstance(error.get("line"), str) else ""
+    if kind in ("TimeLimit", "NotRun", "WrongReturn", "Unreadable"):
+        return text, "", ""
+    return f"raised {kind}: {text}{where}", "no exception", kind
+
+
+def _of_difference(name, got, want, allowed):
+    if "array" not in want:
+        sentences = {"inputs untouched": "an input was modified in place: work on a copy"}
+        if name in sentences:
+            return sentences[name], "the inputs as they were", "changed inputs"
+        return f"{name}: not as agreed", _short(want), _short(got)
+    if "array" not in got:
+        return f"{name}: not an array", _short(want), _short(got)
+    if got.get("shape") != want["shape"]:
+        return f"{name}: wrong shape", f"shape {tuple(want['shape'])}", f"shape {tuple(got.get('shape') or ())}"
+    if got.get("dtype") != want["dtype"]:
+        return f"{name}: wrong dtype", want["dtype"], str(got.get("dtype"))
+    try:
+        have, should = decode(got), decode(want)
+    except ValueError:
+        return f"{name}: could not be read", _short(want), "something else"
+    return _of_values(name, have, should, allowed)
+
+
+def _of_values(name, have, should, allowed):
+    error = np.where(np.isfinite(have) == np.isfinite(should), np.abs(have - should), np.inf)
+    error = np.nan_to_num(error, nan=0.0, posinf=np.inf)
+    at = tuple(int(i) for i in np.argwhere(error > allowed)[0])
+    place = ""
+    if have.ndim == 1:
+        place = f" in channel {at[0]}"
+    elif have.ndim > 1:
+        place = f" in channel {at[1]}, first at {list(at)}"
+    if not math.isfinite(have[at]):
+        message = f"{name}: {have[at]} where a number should be{place}"
+    else:
+        largest = f"largest error {error.max():.3g}, tolerance {allowed:.2g}"
+        message = f"{name}: wrong value{place} ({largest})"
+    return message, f"{should[at]:.6g}", f"{have[at]:.6g}"
+
+
+def _short(entry):
+    if "fact" in entry:
+        return str(entry["fact"])[:80]
+    if "array" in entry:
+        return f"{entry.get('dtype')} array of shape {tuple(entry.get('shape') or ())}"
+    return str(entry.get("other", "nothing"))[:80]
+
+
+def _not_implemented(piece, given):
+    errors = [entry["error"] for entry in given.values() if entry["error"]]
+    stubs = [error for error in errors if error.get("kind") == "NotImplementedError"]
+    if not stubs:
+        return ""
+    return " ".join(filter(None, (f"not implemented yet: {piece.attribute}", str(stubs[0].get("message", "")))))
+
+
+def _check_inputs(piece, wanted, given, seed):
+    """Other inputs than the expectations were made for: no wrong answer, but no comparison either."""
+    for scenario in piece.scenarios:
+        entry = given[scenario.name]
+        if entry["error"] is None and entry["digest"] != wanted.truth[scenario.name]["digest"]:
+            entry["error"] = {
+                "kind": "Unreadable",
+                "message": (
+                    f"seed {seed} drew other inputs here than where the expected values were made: "
+                    "compare the NumPy version with requirements.txt"
+                ),
+            }
+
+
+def _notes(given):
+    printed = [entry["printed"] for entry in given.values() if entry["printed"]]
+    lines = list(dict.fromkeys(line for text in printed for line in text.splitlines()))
+    return tuple(line[:200] for line in lines[:5]) + (("…",) if len(lines) > 5 else ())
+
+
+def _as_entry(entry):
+    """A scenario's part of a bundle with the form `observe` gives it; what is not of that form is unreadable."""
+    if (
+        isinstance(entry, dict)
+        and isinstance(entry.get("seen"), dict)
+        and all(isinstance(value, dict) for value in entry["seen"].values())
+        and isinstance(entry.get("error"), dict | None)
+        and isinstance(entry.get("printed"), str)
+    ):
+        return {**entry, "digest": entry.get("digest")}
+    error = {"kind": "Unreadable", "message": "no observations came back from the kernel for this part"}
+    return {"seen": {}, "error": error, "printed": "", "digest": None}

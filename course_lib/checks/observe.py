@@ -1,0 +1,175 @@
+"""The untrusted half of grading: run an implementation and write down what it did.
+
+An observation is plain data (JSON), so that it can leave the student's kernel and be judged elsewhere.
+Nothing here knows what is right.
+"""
+
+import base64
+import contextlib
+import ctypes
+import io
+import linecache
+import math
+import sys
+import threading
+import time
+import traceback
+import warnings
+
+import numpy as np
+
+from course_lib.checks.case import Case
+from course_lib.checks.piece import WrongReturn
+
+__all__ = ["TIME_LIMIT", "decode", "encode", "observe"]
+
+#: Seconds one scenario may take. The slowest right answers (loops in plain Python) need well under one.
+TIME_LIMIT = 10.0
+_PRINTED = 2000  # characters of the student's own printing that are kept
+
+
+class _TimeUp(BaseException):
+    """Raised inside a scenario that ran out of time. A BaseException, so that `except Exception` lets it pass."""
+
+
+def observe(piece, impl, seed, *, lift=False, limit=TIME_LIMIT, budget=math.inf):
+    """What `impl` does in every scenario of `piece`. Never raises, the user's own interrupt aside.
+
+    Args:
+        piece: a `Piece`.
+        impl: the student's object.
+        seed: what the inputs are drawn from.
+        lift: run on inputs lifted to float64 (for the truth; a student's object is never lifted).
+        limit: seconds a scenario may take. After the first that takes longer, the rest is not run.
+        budget: seconds all scenarios together may take; no scenario gets more than half of them.
+
+    Returns:
+        A JSON-able bundle `{"piece", "seed", "scenarios": {name: {"seen", "error", "printed", "digest"}}}`.
+    """
+    scenarios = {}
+    out_of_time = False
+    limit, until = min(limit, budget / 2), time.monotonic() + budget
+    for scenario in piece.scenarios:
+        if out_of_time:
+            error = {"kind": "NotRun", "message": "not run, because an earlier run had to be stopped"}
+            scenarios[scenario.name] = {"seen": {}, "error": error, "printed": "", "digest": ""}
+            continue
+        entry = _observe_one(piece, scenario, impl, seed, lift, min(limit, until - time.monotonic()))
+        out_of_time = bool(entry["error"]) and entry["error"]["kind"] == "TimeLimit"
+        scenarios[scenario.name] = entry
+    return {"piece": piece.name, "seed": seed, "scenarios": scenarios}
+
+
+def _observe_one(piece, scenario, impl, seed, lift, limit):
+    case = Case(f"{piece.name}/{scenario.name}", seed, scenario.dtypes, lift=lift)
+    printed = io.StringIO()
+    seen, error = {}, None
+    with (
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+        warnings.catch_warnings(record=True) as warned,
+    ):
+        warnings.simplefilter("always")
+        try:
+            seen = _with_time_limit(lambda: _encoded(scenario.run(impl, case)), limit)
+        except _TimeUp:
+            error = {"kind": "TimeLimit", "message": f"stopped after {limit:g} s: does a loop never end?"}
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:
+            error = _describe(raised)
+    for warning in warned:
+        print(f"{warning.category.__name__}: {warning.message}", file=printed)
+    return {"seen": seen, "error": error, "printed": printed.getvalue()[:_PRINTED], "digest": case.digest()}
+
+
+def _encoded(observations):
+    return {name: encode(value) for name, value in observations.items()}
+
+
+def encode(value):
+    """A value as JSON: `{"array", "dtype", "shape"}`, `{"fact"}` or, for anything else, `{"other"}`.
+
+    Example:
+        >>> encode(np.float32([1, 2]))["dtype"], encode("ValueError"), encode(object)
+        ('float32', {'fact': 'ValueError'}, {'other': 'type'})
+    """
+    if isinstance(value, float):
+        value = np.float64(value)
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiu":
+        data = np.ascontiguousarray(value, dtype="<f8")
+        return {
+            "array": base64.b64encode(data.tobytes()).decode(),
+            "dtype": str(value.dtype),
+            "shape": list(value.shape),
+        }
+    if value is None or isinstance(value, bool | int | str):
+        return {"fact": value}
+    return {"other": type(value).__name__}
+
+
+def decode(entry):
+    """The float64 array of an encoded one.
+
+    Raises:
+        ValueError: the entry was not written by `encode`.
+    """
+    try:
+        data = np.frombuffer(base64.b64decode(entry["array"], validate=True), dtype="<f8")
+        return data.reshape([int(axis) for axis in entry["shape"]])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"expected an encoded array, got something that is none: {error}") from None
+
+
+def _describe(error):
+    """An exception as an observation: kind, message, and the line of the student's own code it came from."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_students(f.filename)]
+    if isinstance(error, WrongReturn):
+        return {"kind": "WrongReturn", "message": str(error)}
+    described = {"kind": type(error).__name__, "message": str(error)[:500]}
+    if frames:
+        line = linecache.getline(frames[-1].filename, frames[-1].lineno).strip()
+        described["line"] = f"line {frames[-1].lineno} of {frames[-1].name}: {line}"[:200]
+    return described
+
+
+def _is_students(filename):
+    ours = "course_lib" in filename.replace("\\", "/").split("/")
+    return not (ours or filename.startswith((sys.prefix, sys.base_prefix)) or filename.startswith("<frozen"))
+
+
+def _with_time_limit(function, seconds):
+    """`function()` in a thread of its own, stopped after `seconds`: works where POSIX signals do not.
+
+    A thread that sits in a blocking call cannot be stopped; it is left behind, and being a daemon it
+    does not keep the process alive.
+    """
+    box = {}
+
+    def run():
+        try:
+            box["value"] = function()
+        except BaseException as error:
+            box["error"] = error
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        thread.join(seconds)
+    except KeyboardInterrupt:
+        _stop(thread)
+        raise
+    if thread.is_alive():
+        _stop(thread)
+        raise _TimeUp
+    if "error" in box:
+        raise box["error"]
+    return box["value"]
+
+
+def _stop(thread):
+    """Raise inside `thread` until it ends; a bare `except:` in a loop swallows the first few."""
+    give_up = time.monotonic() + 1.0
+    while thread.is_alive() and time.monotonic() < give_up:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_TimeUp))
+        thread.join(0.02)

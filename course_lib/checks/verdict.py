@@ -1,0 +1,110 @@
+"""What a student is told: points, and for every group what was expected, what came, and why."""
+
+import html
+from dataclasses import dataclass
+
+__all__ = ["Row", "Verdict"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The outcome of one group of observations.
+
+    Attributes:
+        title: what the group is about.
+        points, max_points: what it scored.
+        message: one sentence; empty when the group is right.
+        expected, got: short summaries of the first difference, never a dump.
+        hint: what mistake this looks like; empty when it is none that is known.
+        read: page and heading of the book that explains it.
+        misconception: name of the recognised mistake.
+    """
+
+    title: str
+    points: float
+    max_points: float
+    message: str = ""
+    expected: str = ""
+    got: str = ""
+    hint: str = ""
+    read: str = ""
+    misconception: str = ""
+
+    @property
+    def passed(self):
+        return self.points == self.max_points
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of `check`: rows, and notes about what was printed or warned on the way.
+
+    Its value in a notebook is the number of points, which nbgrader reads as partial credit, beside a
+    table for the student. `print(verdict)` gives the same as text.
+    """
+
+    piece: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def points(self):
+        return float(sum(row.points for row in self.rows))
+
+    @property
+    def max_points(self):
+        return float(sum(row.max_points for row in self.rows))
+
+    @property
+    def passed(self):
+        return self.points == self.max_points
+
+    @property
+    def messages(self):
+        """One message per group that is not right, its hint included, each said once."""
+        texts = (" ".join(filter(None, (row.message, row.hint))) for row in self.rows if not row.passed)
+        return list(dict.fromkeys(texts))
+
+    @property
+    def headline(self):
+        if self.passed:
+            return f"{self.piece}: all right, {self.points:g} of {self.max_points:g} points"
+        return f"{self.piece}: {self.points:g} of {self.max_points:g} points"
+
+    def __str__(self):
+        lines = [self.headline]
+        for row in self.rows:
+            lines.append(f"  {'✓' if row.passed else '✗'} {row.title} ({row.points:g}/{row.max_points:g})")
+            details = (("", row.message), ("expected: ", row.expected), ("got:      ", row.got))
+            lines += [f"      {label}{text}" for label, text in details if text]
+        lines += [f"  → {hint} Read: {read}" for hint, read in self._hints()]
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _hints(self):
+        """Every hint once, with where to read on."""
+        return list(dict.fromkeys((row.hint, row.read) for row in self.rows if row.hint))
+
+    def to_html(self):
+        """The table as HTML, with every text escaped: it may quote what a student's code printed."""
+        cell = 'style="text-align:left;vertical-align:top;padding:.3em .6em"'
+        body = []
+        for row in self.rows:
+            mark = "✓ right" if row.passed else "✗ not yet"
+            texts = (f"{mark}, {row.points:g} of {row.max_points:g}", row.message, row.expected, row.got)
+            cells = "".join(f"<td {cell}>{html.escape(text)}</td>" for text in texts)
+            body.append(f'<tr><th scope="row" {cell}>{html.escape(row.title)}</th>{cells}</tr>')
+        head = "".join(f'<th scope="col" {cell}>{name}</th>' for name in ("", "points", "what", "expected", "got"))
+        hints = "".join(
+            f"<p><strong>{html.escape(hint)}</strong> Read: {html.escape(read)}</p>" for hint, read in self._hints()
+        )
+        notes = "".join(f"<p><small>Note: {html.escape(note)}</small></p>" for note in self.notes)
+        return (
+            f"<div><p><strong>{html.escape(self.headline)}</strong></p>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>{hints}{notes}</div>"
+        )
+
+    def _repr_mimebundle_(self, **_):
+        return {"text/plain": str(self.points), "text/html": self.to_html()}

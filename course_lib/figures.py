@@ -1,0 +1,466 @@
+"""What the chapters draw: every function takes results, draws them and returns one matplotlib figure.
+
+A figure made here shows itself once in a notebook, as SVG on a white ground, so that it is sharp at every size and
+legible on a light page and on a dark one. It belongs to no pyplot state: nothing has to be closed.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Arc, FancyArrowPatch, FancyBboxPatch, Rectangle
+from numpy.typing import ArrayLike
+
+__all__ = [
+    "COLORS",
+    "Drawing",
+    "backward_graph",
+    "book_map",
+    "channel_axes",
+    "curves",
+    "gradient_geometry",
+    "placements",
+    "sweep",
+    "three_steps",
+]
+
+# Okabe and Ito's palette: told apart by colour-blind readers and in print.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_INK, _MUTED, _PALE = "#222222", "#666666", "#eef2f6"
+_MARKERS = "osD^vP"
+_RC = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.hashsalt": "batchnorm",  # the same results give the same bytes
+}
+
+
+class Drawing(Figure):
+    """A figure that a notebook shows as SVG, without a pyplot backend.
+
+    Example:
+        >>> Drawing(figsize=(2, 1))._repr_svg_().lstrip().startswith("<?xml")
+        True
+    """
+
+    def _repr_svg_(self) -> str:
+        out = io.StringIO()
+        with matplotlib.rc_context(_RC):
+            self.savefig(
+                out, format="svg", facecolor="white", bbox_inches="tight", pad_inches=0.12, metadata={"Date": None}
+            )
+        return out.getvalue()
+
+
+def _drawing(width: float, height: float, columns: int = 1, **grid) -> tuple[Drawing, Axes | np.ndarray]:
+    """A new figure in the book's style, and its axes."""
+    with matplotlib.rc_context(_RC):
+        figure = Drawing(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots(1, columns, **grid)
+
+
+def _diagram(width: float, height: float) -> tuple[Drawing, Axes]:
+    """A figure for boxes and arrows: one unit is one inch, no axes."""
+    figure, ax = _drawing(width, height)
+    ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+    ax.axis("off")
+    return figure, ax
+
+
+def _box(ax: Axes, x: float, y: float, text: str, *, width=1.0, height=0.46, fill=_PALE, edge=_MUTED, size=11) -> None:
+    """A labelled box centred at (x, y)."""
+    shape = FancyBboxPatch(
+        (x - width / 2, y - height / 2),
+        width,
+        height,
+        boxstyle="round,pad=0,rounding_size=0.08",
+        fc=fill,
+        ec=edge,
+        lw=1.2,
+    )
+    ax.add_patch(shape)
+    ax.text(x, y, text, ha="center", va="center", color=_INK, size=size)
+
+
+def _arrow(ax: Axes, start, end, *, color=_MUTED, bend=0.0, style="-|>", dashed=False, width=1.5) -> None:
+    """An arrow from start to end, curved by `bend`."""
+    arrow = FancyArrowPatch(
+        start,
+        end,
+        arrowstyle=style,
+        mutation_scale=13,
+        color=color,
+        lw=width,
+        ls="--" if dashed else "-",
+        connectionstyle=f"arc3,rad={bend}",
+        shrinkA=0,
+        shrinkB=0,
+    )
+    ax.add_patch(arrow)
+
+
+def _spread(ax: Axes, x: ArrayLike, runs: np.ndarray, label: str, color: str, marker: str | None = None) -> None:
+    """The median over the last axis as a line, and the range from the lowest to the highest run as a band."""
+    ax.plot(x, np.median(runs, axis=-1), color=color, marker=marker, ms=5, lw=1.8, label=label)
+    ax.fill_between(x, runs.min(axis=-1), runs.max(axis=-1), color=color, alpha=0.2, lw=0)
+
+
+def curves(
+    runs: Mapping[str, ArrayLike],
+    *,
+    xlabel: str = "training step",
+    ylabel: str = "training loss",
+    top: float | None = None,
+    hline: tuple[float, str] | None = None,
+    logy: bool = False,
+) -> Drawing:
+    """Curves over training steps: the median of several seeds, and a band from the lowest to the highest.
+
+    Args:
+        runs: label → (seeds, steps). A value that is not finite is drawn at `top`.
+        xlabel: below the horizontal axis.
+        ylabel: beside the vertical axis.
+        top: upper end of the vertical axis; larger values are drawn on it.
+        hline: (height, label) of a dashed line to compare with.
+        logy: a logarithmic vertical axis.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> figure = curves({"net": [[2.3, 1.0], [2.3, 1.2]]})
+        >>> figure.axes[0].get_ylabel()
+        'training loss'
+    """
+    figure, ax = _drawing(7, 3.4)
+    for i, (label, values) in enumerate(runs.items()):
+        values = np.asarray(values, dtype=float).T
+        if top is not None:
+            values = np.minimum(np.nan_to_num(values, nan=top, posinf=top), top)
+        _spread(ax, np.arange(len(values)), values, label, COLORS[i])
+    if hline is not None:
+        ax.axhline(hline[0], color=_MUTED, ls="--", lw=1)
+        ax.annotate(
+            hline[1], (1, hline[0]), (-2, 3), ax.get_yaxis_transform(), "offset points", ha="right", color=_MUTED
+        )
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if logy:
+        ax.set_yscale("log")
+    elif top is not None:
+        ax.set_ylim(0, top * 1.04)
+    ax.legend()
+    return figure
+
+
+def sweep(
+    x: ArrayLike,
+    runs: Mapping[str, ArrayLike],
+    *,
+    xlabel: str,
+    ylabel: str,
+    logy: bool = False,
+    reference: tuple[str, ArrayLike] | None = None,
+    base: int = 10,
+) -> Drawing:
+    """A result against one setting on a logarithmic axis: median of the seeds, band from lowest to highest.
+
+    Args:
+        x: (k,) the settings tried.
+        runs: label → (k, seeds).
+        xlabel: the setting.
+        ylabel: the result.
+        logy: a logarithmic vertical axis.
+        reference: (label, (k,)) of a dashed line to compare with.
+        base: 2 puts a tick at every setting.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> figure = sweep([0.1, 1], {"net": [[0.9, 0.8], [0.5, 0.4]]}, xlabel="learning rate", ylabel="accuracy")
+        >>> figure.axes[0].get_xscale()
+        'log'
+    """
+    figure, ax = _drawing(7, 3.6)
+    for i, (label, values) in enumerate(runs.items()):
+        _spread(ax, x, np.asarray(values, dtype=float), label, COLORS[i], _MARKERS[i])
+    if reference is not None:
+        ax.plot(x, reference[1], color=_MUTED, ls="--", lw=1.2, label=reference[0])
+    ax.set_xscale("log")
+    if base == 2:
+        ax.set_xticks(x, [str(v) for v in x])
+        ax.minorticks_off()
+    if logy:
+        ax.set_yscale("log")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    return figure
+
+
+def three_steps(stages: Mapping[str, ArrayLike]) -> Drawing:
+    """One histogram a stage of the forward pass, under each other on one axis.
+
+    Args:
+        stages: label → (n,), the values of one channel after that stage.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> len(three_steps({"x": [1.0, 2.0], "x - mean": [-0.5, 0.5]}).axes)
+        2
+    """
+    stages = {label: np.asarray(values, dtype=float) for label, values in stages.items()}
+    low, high = (f([f(v) for v in stages.values()]) for f in (np.min, np.max))
+    bins = np.linspace(low, high, 70)
+    with matplotlib.rc_context(_RC):
+        figure = Drawing(figsize=(7, 1.15 * len(stages) + 0.5), layout="constrained")
+        axes = figure.subplots(len(stages), 1, sharex=True, squeeze=False)[:, 0]
+    for i, (ax, (label, values)) in enumerate(zip(axes, stages.items(), strict=True)):
+        ax.hist(values, bins, color=COLORS[i % len(COLORS)], alpha=0.85)
+        ax.axvline(values.mean(), color=_INK, lw=1.2)
+        ax.axvline(0, color=_MUTED, lw=0.8, ls=":")
+        ax.set_yticks([])
+        ax.set_ylabel(label, rotation=0, ha="right", va="center")
+        ax.spines["left"].set_visible(False)
+        ax.grid(False)
+    axes[-1].set_xlabel("value (black line: the mean; dotted: zero)")
+    return figure
+
+
+def channel_axes(samples: int = 3, channels: int = 4, side: int = 3) -> Drawing:
+    """The values of an (N, C, H, W) batch, coloured by the mean they share: one colour, one channel.
+
+    Args:
+        samples: N, rows of planes.
+        channels: C, columns of planes.
+        side: H = W of a plane.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> len(channel_axes(2, 3, 2).axes[0].patches) > 2 * 3 * 2 * 2
+        True
+    """
+    cell, gap = 0.2, 0.3
+    plane = side * cell
+    width, height = channels * (plane + gap) + 2.4, samples * (plane + gap) + 1.15
+    figure, ax = _diagram(width, height)
+    left, bottom = 1.5, 0.75
+    for c in range(channels):
+        x0 = left + c * (plane + gap)
+        color = COLORS[c % len(COLORS)]
+        frame = Rectangle(
+            (x0 - 0.09, bottom - 0.09),
+            plane + 0.18,
+            samples * (plane + gap) - gap + 0.18,
+            fill=False,
+            ec=color,
+            lw=1.6,
+            ls="--",
+        )
+        ax.add_patch(frame)
+        ax.text(
+            x0 + plane / 2, bottom - 0.36, rf"$\mu_{c + 1},\,\sigma^2_{c + 1}$", ha="center", va="center", color=_INK
+        )
+        ax.text(x0 + plane / 2, height - 0.2, f"channel {c + 1}", ha="center", va="center", color=_INK, size=10)
+        for s in range(samples):
+            y0 = bottom + (samples - 1 - s) * (plane + gap)
+            for i in range(side):
+                for j in range(side):
+                    corner = (x0 + j * cell, y0 + i * cell)
+                    ax.add_patch(Rectangle(corner, cell, cell, fc=color, ec="white", lw=1, alpha=0.8))
+    for s in range(samples):
+        y = bottom + (samples - 1 - s) * (plane + gap) + plane / 2
+        ax.text(left - 0.25, y, f"sample {s + 1}", ha="right", va="center", color=_INK, size=10)
+    return figure
+
+
+def backward_graph() -> Drawing:
+    """The computation graph of one channel: forward in grey, and the three ways back from x̂ to x in colour.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> len(backward_graph().axes)
+        1
+    """
+    figure, ax = _diagram(7.4, 3.6)
+    where = {
+        "x": (0.5, 1.9, r"$x$"),
+        "mean": (1.6, 3.1, r"$\mu$"),
+        "centred": (2.75, 1.9, r"$d=x-\mu$"),
+        "var": (3.3, 0.55, r"$\sigma^2$"),
+        "invstd": (4.65, 0.55, r"$r=1/\sqrt{\sigma^2+\varepsilon}$"),
+        "x_hat": (5.0, 1.9, r"$\hat x=d\,r$"),
+        "y": (6.75, 1.9, r"$y=\gamma\hat x+\beta$"),
+    }
+    wide = {"centred": 1.1, "invstd": 1.75, "x_hat": 1.0, "y": 1.25}
+    forward = [
+        ((0.78, 1.9), (2.18, 1.9)),
+        ((0.62, 2.15), (1.36, 2.92)),
+        ((1.85, 2.92), (2.5, 2.15)),
+        ((2.85, 1.65), (3.15, 0.8)),
+        ((3.6, 0.55), (3.76, 0.55)),
+        ((4.75, 0.8), (4.95, 1.65)),
+        ((3.32, 1.9), (4.48, 1.9)),
+        ((5.52, 1.9), (6.1, 1.9)),
+    ]
+    for start, end in forward:
+        _arrow(ax, start, end, color="#9aa5b1", width=1.3)
+    for name, (x, y, text) in where.items():
+        _box(ax, x, y, text, width=wide.get(name, 0.55))
+    direct, through_mean, through_var = COLORS[0], COLORS[1], COLORS[2]
+    _arrow(ax, (4.46, 2.04), (3.34, 2.04), color=direct, width=2)
+    _arrow(ax, (2.16, 2.04), (0.8, 2.04), color=direct, width=2)
+    _arrow(ax, (2.7, 2.17), (2.02, 3.02), color=through_mean, width=2)
+    _arrow(ax, (1.3, 3.08), (0.44, 2.17), color=through_mean, width=2, bend=0.15)
+    _arrow(ax, (5.12, 1.65), (4.98, 0.8), color=through_var, width=2)
+    _arrow(ax, (3.75, 0.4), (3.6, 0.4), color=through_var, width=2)
+    _arrow(ax, (3.0, 0.62), (2.62, 1.65), color=through_var, width=2)
+    _arrow(ax, (6.1, 2.04), (5.54, 2.04), color=_INK, width=2)
+    ax.text(5.82, 2.24, r"$g=\gamma\,dy$", ha="center", color=_INK)
+    ax.text(3.9, 2.2, "(1) direct", ha="center", color=direct)
+    ax.text(2.35, 3.1, "(2) through the mean", ha="left", va="center", color=through_mean)
+    ax.text(3.25, 0.08, "(3) through the variance", ha="center", va="center", color=through_var)
+    return figure
+
+
+def gradient_geometry(x: ArrayLike, g: ArrayLike) -> Drawing:
+    """Three values of one channel, seen along the direction (1, 1, 1): what is left of a gradient.
+
+    The plane of the paper is the plane of vectors whose entries sum to zero. On it x̂ lies on a circle of radius √3,
+    and only the part of g along that circle comes back to x.
+
+    Args:
+        x: (3,) the values of a channel, not all equal.
+        g: (3,) the gradient at x̂.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> len(gradient_geometry([1.0, 2.0, 6.0], [1.0, 0.0, 0.5]).axes)
+        1
+    """
+    x, g = np.asarray(x, dtype=float), np.asarray(g, dtype=float)
+    if x.shape != (3,) or g.shape != (3,):
+        raise ValueError(f"expected x and g of shape (3,), got {x.shape} and {g.shape}")
+    basis = np.array([[1, -1, 0], [1, 1, -2]]) / np.sqrt([[2], [6]])
+    x_hat = basis @ ((x - x.mean()) / x.std())
+    flat = basis @ g
+    radial = x_hat * (flat @ x_hat) / (x_hat @ x_hat)
+    radius = np.sqrt(3)
+    figure, ax = _drawing(5.2, 4.6)
+    ax.set_aspect("equal")
+    ax.axis("off")
+    ax.add_patch(Arc((0, 0), 2 * radius, 2 * radius, color=_MUTED, lw=1.3))
+    ax.plot(0, 0, "o", color=_INK, ms=4)
+    ax.annotate("0", (0, 0), (-10, -12), textcoords="offset points", color=_INK)
+    _arrow(ax, (0, 0), x_hat, color=_INK, width=2)
+    _arrow(ax, x_hat, x_hat + flat, color=COLORS[1], width=1.8)
+    _arrow(ax, x_hat, x_hat + radial, color=COLORS[3], width=1.8, dashed=True)
+    _arrow(ax, x_hat, x_hat + flat - radial, color=COLORS[0], width=2.6)
+    out = x_hat / radius
+    ax.text(*(x_hat * 0.5 - 0.22 * out[::-1] * (1, -1)), r"$\hat x$", color=_INK, size=13, ha="center", va="center")
+    ax.text(*(x_hat + flat + 0.12), "g without its mean", color=COLORS[1])
+    ax.text(*(x_hat + radial + (0.1, -0.25)), r"its part along $\hat x$ (removed)", color=COLORS[3], va="top")
+    ax.text(*(x_hat + flat - radial + (-0.08, 0.1)), r"what reaches $x$", color=COLORS[0], ha="right")
+    ax.text(0, -radius - 0.3, r"all $\hat x$ of three values: mean 0, length $\sqrt{3}$", ha="center", color=_MUTED)
+    tips = np.stack([x_hat, x_hat + flat, x_hat + radial, x_hat + flat - radial])
+    ax.set_xlim(min(-radius, tips[:, 0].min()) - 0.6, max(radius, tips[:, 0].max()) + 1.9)
+    ax.set_ylim(-radius - 0.5, max(radius, tips[:, 1].max()) + 0.5)
+    return figure
+
+
+def placements() -> Drawing:
+    """Where the layer stands: before the activation, after it, and in a residual block of each kind.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> len(placements().axes)
+        1
+    """
+    figure, ax = _diagram(7.4, 4.6)
+    fill = {"BN": "#cfe5f5", "ReLU": "#fbe3d2", "conv": _PALE, "+": "white"}
+    columns = [
+        (0.8, "BN before\nthe activation", ["conv", "BN", "ReLU"], None),
+        (2.5, "BN after\nthe activation", ["conv", "ReLU", "BN"], None),
+        (4.4, "residual block,\npost-activation", ["conv", "BN", "ReLU", "conv", "BN", "+", "ReLU"], (None, 5)),
+        (6.4, "residual block,\npre-activation", ["BN", "ReLU", "conv", "BN", "ReLU", "conv", "+"], (None, 6)),
+    ]
+    step, top = 0.5, 3.7
+    for x, title, blocks, shortcut in columns:
+        ax.text(x, 4.35, title, ha="center", va="center", color=_INK, size=10.5)
+        for i, name in enumerate(blocks):
+            y = top - i * step - 0.12
+            _arrow(ax, (x, y + step / 2 + 0.1), (x, y + 0.16), width=1.2)
+            _box(ax, x, y, name, width=0.36 if name == "+" else 0.85, height=0.32, fill=fill[name], size=10)
+        last = top - (len(blocks) - 1) * step - 0.12
+        _arrow(ax, (x, last - 0.16), (x, last - 0.4), width=1.2)
+        if shortcut is not None:
+            y_add = top - shortcut[1] * step - 0.12
+            side = x + 0.72
+            ax.plot([x, side, side], [top + 0.22, top + 0.22, y_add], color=COLORS[2], lw=2.2, solid_capstyle="round")
+            _arrow(ax, (side, y_add), (x + 0.19, y_add), color=COLORS[2], width=2.2)
+    return figure
+
+
+def book_map() -> Drawing:
+    """The seven topics in the order of reading, and what each adds to the layer.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> len(book_map().axes)
+        1
+    """
+    figure, ax = _diagram(7.4, 4.5)
+    topics = [
+        ("1  The algorithm", "forward, backward, numerics", 0, 0),
+        ("2  Running statistics", "what inference uses instead", 1, 0),
+        ("3  Train and eval", "two modes, and their bugs", 2, 0),
+        ("4  Fine-tuning", "frozen, recalibrated, replaced", 0, 1),
+        ("5  Several devices", "one batch on many machines", 1, 1),
+        ("6  Fusion", "folded into the convolution", 2, 1),
+        ("7  On the GPU", "kernels, and their memory traffic", 1, 2),
+    ]
+    spots = {}
+    for i, (title, text, column, row) in enumerate(topics):
+        x, y = 1.2 + 2.5 * column, 3.75 - 1.5 * row
+        spots[i + 1] = (x, y)
+        _box(
+            ax,
+            x,
+            y,
+            "",
+            width=2.3,
+            height=0.86,
+            fill="#cfe5f5" if row == 0 else _PALE,
+            edge=COLORS[0] if row == 0 else _MUTED,
+        )
+        ax.text(x, y + 0.15, title, ha="center", va="center", color=_INK, weight="bold", size=11)
+        ax.text(x, y - 0.18, text, ha="center", va="center", color=_INK, size=9)
+    for a, b in ((1, 2), (2, 3)):
+        _arrow(ax, (spots[a][0] + 1.16, spots[a][1]), (spots[b][0] - 1.16, spots[b][1]), color=COLORS[0])
+    for b in (4, 5, 6):
+        _arrow(ax, (spots[3][0] - 0.25 * (7 - b - 1), spots[3][1] - 0.44), (spots[b][0], spots[b][1] + 0.44))
+    _arrow(ax, (spots[5][0], spots[5][1] - 0.44), (spots[7][0], spots[7][1] + 0.44))
+    return figure
+
+
+# A sequence of drawing functions that need no results: tests and the book's static pages use them all.
+DIAGRAMS: Sequence = (backward_graph, book_map, channel_axes, placements)

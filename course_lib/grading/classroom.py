@@ -1,0 +1,159 @@
+"""A class: many submissions, each graded by itself, merged by one writer.
+
+DIR/submitted/<student>/<problem set>/…      what came in
+DIR/autograded/<student>/<problem set>/…     the judged notebook and its record
+DIR/feedback/<student>/<problem set>/…       what goes back, as HTML
+DIR/gradebook.db, DIR/seed.key               nbgrader's gradebook, and the secret of the class
+"""
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from nbgrader.api import Gradebook
+from nbgrader.preprocessors import SaveAutoGrades
+from sqlalchemy.exc import SAWarning
+
+from course_lib.authoring.paths import EXERCISES, SOURCE
+from course_lib.authoring.release import generate_exercises, nbgrader_api, quietly, write_sources
+from course_lib.grading.intake import skeleton_of
+from course_lib.grading.record import PERSON, Record
+from course_lib.grading.seeds import class_key, seed_of
+from course_lib.grading.submission import digest_of, grade_submission
+
+__all__ = ["Classroom", "Submission"]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What one student handed in: the files of a folder, by name."""
+
+    student: str
+    files: dict[str, bytes]
+
+
+class Classroom:
+    """One problem set of one class.
+
+    Args:
+        folder: the class's folder.
+        assignment: the problem set, for example `"ps1-algorithm"`.
+
+    Raises:
+        FileNotFoundError: nothing was handed in, or the problem set is not released.
+    """
+
+    def __init__(self, folder, assignment):
+        self.folder, self.assignment = Path(folder).resolve(), assignment
+        released = EXERCISES / assignment
+        if not released.is_dir():
+            known = ", ".join(sorted(path.name for path in EXERCISES.glob("ps*"))) or "none"
+            raise FileNotFoundError(f"expected a released problem set, got {assignment!r}: released are {known}")
+        self.skeleton = skeleton_of(released)
+        self.notebook = next(released.glob("*.ipynb")).name
+        if not any(self.folder.glob(f"submitted/*/{assignment}")):
+            raise FileNotFoundError(
+                f"expected submissions in {self.folder}/submitted/<student>/{assignment}/, found none: "
+                "collect them there, one folder per student"
+            )
+
+    def submissions(self):
+        """Everybody who handed in, sorted by name."""
+        folders = sorted(self.folder.glob(f"submitted/*/{self.assignment}"))
+        return [Submission(folder.parent.name, _files(folder)) for folder in folders if folder.is_dir()]
+
+    def grade(self, *, again=False) -> Iterator[tuple[str, Record, bool]]:
+        """Grade every submission that is new or has changed.
+
+        Args:
+            again: grade those that have not changed as well.
+
+        Yields:
+            (student, record, fresh): fresh is False where an earlier record still holds. A record is on
+            disk and in the gradebook before the next submission is looked at, so an interrupted run resumes.
+        """
+        key = class_key(self.folder)
+        writer = _Writer(self)
+        for submission in self.submissions():
+            seed = seed_of(key, self.skeleton.metadata.course.release, submission.student)
+            earlier = None if again else writer.earlier(submission.student)
+            if earlier and earlier.digest == digest_of(submission.files, earlier.release, seed):
+                yield submission.student, earlier, False
+                continue
+            record = grade_submission(
+                submission.files, assignment=self.assignment, skeleton=self.skeleton, name=self.notebook, seed=seed
+            )
+            writer.write(submission.student, record)
+            yield submission.student, record, True
+
+
+class _Writer:
+    """The only one who writes: graded notebooks, records, the gradebook and feedback."""
+
+    def __init__(self, classroom):
+        self._room = classroom
+        self._stem = Path(classroom.notebook).stem
+        self._api = None
+
+    def earlier(self, student):
+        """The record of an earlier run, if there is one that can be read."""
+        try:
+            return Record.from_json(self._place(student, ".record.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def write(self, student, record):
+        """Put one record everywhere it belongs; the record's own file last, so that half a write is none."""
+        place = self._place(student, ".ipynb")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        self._place(student, ".record.json").unlink(missing_ok=True)
+        nbformat.write(record.notebook, place)
+        self._to_gradebook(student, record)
+        with quietly() as log:
+            result = self._gradebook_api().generate_feedback(self._room.assignment, student, force=True)
+        if not result["success"]:
+            raise RuntimeError(
+                f"nbgrader could not write feedback for {student}:\n{result.get('log') or log.getvalue()}"
+            )
+        self._place(student, ".record.json").write_text(record.to_json(), encoding="utf-8")
+
+    def _place(self, student, suffix):
+        return self._room.folder / "autograded" / student / self._room.assignment / f"{self._stem}{suffix}"
+
+    def _gradebook_api(self):
+        """nbgrader on this class, its gradebook brought to the current release before the first use."""
+        if self._api is None:
+            self._api = nbgrader_api(root=self._room.folder)
+            write_sources(SOURCE)
+            with tempfile.TemporaryDirectory() as scratch:
+                generate_exercises(scratch, database=self._api.coursedir.db_url)
+        return self._api
+
+    def _to_gradebook(self, student, record):
+        assignment, database = self._room.assignment, self._gradebook_api().coursedir.db_url
+        about = {"notebook": self._stem, "assignment": assignment, "student": student, "db_url": database}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SAWarning)  # nbgrader's handling of its own sessions
+            with Gradebook(database) as gradebook:
+                gradebook.update_or_create_student(student)
+                gradebook.update_or_create_submission(assignment, student)
+            # nbgrader reads the points from the check cells, where the judge has put them: a regrade replaces the old.
+            SaveAutoGrades().preprocess(record.notebook, {"nbgrader": about})
+            with Gradebook(database) as gradebook:
+                for grade in gradebook.find_submission_notebook(self._stem, assignment, student).grades:
+                    grade.needs_manual_grade = record.status == PERSON
+                gradebook.db.commit()
+
+
+def _files(folder):
+    """What a student's folder holds. Links are not followed, and only notebooks are opened."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not path.is_file() or ".ipynb_checkpoints" in name:
+            continue
+        files[name] = path.read_bytes() if path.suffix == ".ipynb" else b""
+    return files
