@@ -33,7 +33,7 @@ def batch_stats(x):
         >>> mean, var
         (array([ 2., 10.]), array([1., 0.]))
 
-    Source: {cite}`ioffe2015`, Algorithm 1; the shift by one data value: {cite}`chan1983`.
+    Source: [ioffe2015], Algorithm 1; the shift by one data value: [chan1983].
     """
     channels = expect_input(x)
     rows = np.moveaxis(x, 1, 0).reshape(channels, -1)  # (C, n): one contiguous row a channel, so that sums cascade
@@ -71,7 +71,7 @@ def batch_norm_forward(x, gamma, beta, eps=1e-5):
         array([[-1.],
                [ 1.]])
 
-    Source: {cite}`ioffe2015`, Algorithm 1.
+    Source: [ioffe2015], Algorithm 1.
     """
     channels = expect_input(x)
     gamma = expect_per_channel(gamma, channels, name="gamma").astype(x.dtype)
@@ -113,10 +113,11 @@ def batch_norm_backward(dy, cache):
         >>> dbeta, bool(abs(dx.sum()) < 1e-12)
         (array([1.]), True)
 
-    Source: {cite}`ioffe2015`, section 3.
+    Source: [ioffe2015], section 3.
     """
     x_hat, gamma, invstd = cache
     channels = expect_input(dy, name="dy")
+    x_hat = np.asarray(x_hat, dtype=dy.dtype)
     if x_hat.shape != dy.shape:
         raise ValueError(f"expected dy of the shape of the cached x_hat, {x_hat.shape}, got {dy.shape}")
     gamma = expect_per_channel(gamma, channels, name="gamma").astype(dy.dtype)
@@ -137,24 +138,26 @@ def recover_identity(mean, var, eps=1e-5):
     gamma = √(var + eps) and beta = mean undo the normalisation, for this one set of statistics only.
 
     Args:
-        mean, var: (C,), the statistics of the data; var biased and not negative.
+        mean, var: (C,), float32 or float64, the statistics of the data; var biased and not negative.
         eps: the layer's eps.
 
     Returns:
         (gamma, beta), each of shape (C,) and of mean's dtype.
 
     Raises:
-        ValueError: mean and var of different shapes; a negative variance.
+        ValueError: mean and var of different shapes or dtypes; another dtype; a negative variance.
 
     Example:
         >>> recover_identity(np.array([5.0]), np.array([4.0]), eps=0.0)
         (array([2.]), array([5.]))
 
-    Source: {cite}`ioffe2015`, section 3.
+    Source: [ioffe2015], section 3.
     """
     mean, var = np.asarray(mean), np.asarray(var)
     if mean.shape != var.shape:
         raise ValueError(f"expected mean and var of one shape, got {mean.shape} and {var.shape}")
+    if mean.dtype != var.dtype or var.dtype not in (np.float32, np.float64):
+        raise ValueError(f"expected mean and var both in float32 or float64, got {mean.dtype} and {var.dtype}")
     if (var < 0).any():
         raise ValueError(f"expected a variance that is not negative, got {var.min()}")
     gamma = np.sqrt(var + var.dtype.type(eps))

@@ -5,7 +5,7 @@ legible on a light page and on a dark one. It belongs to no pyplot state: nothin
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
@@ -31,6 +31,7 @@ __all__ = [
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _INK, _MUTED, _PALE = "#222222", "#666666", "#eef2f6"
 _MARKERS = "osD^vP"
+_LINES = ("-", "--", "-.", ":", "-", "--")  # a second cue beside the colour
 _RC = {
     "font.size": 11,
     "axes.spines.top": False,
@@ -38,7 +39,6 @@ _RC = {
     "axes.grid": True,
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
-    "legend.frameon": False,
     "svg.hashsalt": "batchnorm",  # the same results give the same bytes
 }
 
@@ -107,10 +107,10 @@ def _arrow(ax: Axes, start, end, *, color=_MUTED, bend=0.0, style="-|>", dashed=
     ax.add_patch(arrow)
 
 
-def _spread(ax: Axes, x: ArrayLike, runs: np.ndarray, label: str, color: str, marker: str | None = None) -> None:
+def _spread(ax: Axes, x: ArrayLike, runs: np.ndarray, label: str, i: int, *, marker: str | None = None) -> None:
     """The median over the last axis as a line, and the range from the lowest to the highest run as a band."""
-    ax.plot(x, np.median(runs, axis=-1), color=color, marker=marker, ms=5, lw=1.8, label=label)
-    ax.fill_between(x, runs.min(axis=-1), runs.max(axis=-1), color=color, alpha=0.2, lw=0)
+    ax.plot(x, np.median(runs, axis=-1), color=COLORS[i], ls=_LINES[i], marker=marker, ms=5, lw=1.8, label=label)
+    ax.fill_between(x, runs.min(axis=-1), runs.max(axis=-1), color=COLORS[i], alpha=0.2, lw=0)
 
 
 def curves(
@@ -140,12 +140,12 @@ def curves(
         >>> figure.axes[0].get_ylabel()
         'training loss'
     """
-    figure, ax = _drawing(7, 3.4)
+    figure, ax = _drawing(5.8, 3.2)
     for i, (label, values) in enumerate(runs.items()):
         values = np.asarray(values, dtype=float).T
         if top is not None:
             values = np.minimum(np.nan_to_num(values, nan=top, posinf=top), top)
-        _spread(ax, np.arange(len(values)), values, label, COLORS[i])
+        _spread(ax, np.arange(len(values)), values, label, i)
     if hline is not None:
         ax.axhline(hline[0], color=_MUTED, ls="--", lw=1)
         ax.annotate(
@@ -168,7 +168,6 @@ def sweep(
     ylabel: str,
     logy: bool = False,
     reference: tuple[str, ArrayLike] | None = None,
-    base: int = 10,
 ) -> Drawing:
     """A result against one setting on a logarithmic axis: median of the seeds, band from lowest to highest.
 
@@ -179,7 +178,6 @@ def sweep(
         ylabel: the result.
         logy: a logarithmic vertical axis.
         reference: (label, (k,)) of a dashed line to compare with.
-        base: 2 puts a tick at every setting.
 
     Returns:
         The figure.
@@ -189,14 +187,14 @@ def sweep(
         >>> figure.axes[0].get_xscale()
         'log'
     """
-    figure, ax = _drawing(7, 3.6)
+    figure, ax = _drawing(5.8, 3.4)
     for i, (label, values) in enumerate(runs.items()):
-        _spread(ax, x, np.asarray(values, dtype=float), label, COLORS[i], _MARKERS[i])
+        _spread(ax, x, np.asarray(values, dtype=float), label, i, marker=_MARKERS[i])
     if reference is not None:
         ax.plot(x, reference[1], color=_MUTED, ls="--", lw=1.2, label=reference[0])
     ax.set_xscale("log")
-    if base == 2:
-        ax.set_xticks(x, [str(v) for v in x])
+    if max(x) < 1e4:  # there is room to name every setting
+        ax.set_xticks(x, [f"{v:g}" for v in x])
         ax.minorticks_off()
     if logy:
         ax.set_yscale("log")
@@ -222,7 +220,7 @@ def three_steps(stages: Mapping[str, ArrayLike]) -> Drawing:
     low, high = (f([f(v) for v in stages.values()]) for f in (np.min, np.max))
     bins = np.linspace(low, high, 70)
     with matplotlib.rc_context(_RC):
-        figure = Drawing(figsize=(7, 1.15 * len(stages) + 0.5), layout="constrained")
+        figure = Drawing(figsize=(5.8, 1.1 * len(stages) + 0.5), layout="constrained")
         axes = figure.subplots(len(stages), 1, sharex=True, squeeze=False)[:, 0]
     for i, (ax, (label, values)) in enumerate(zip(axes, stages.items(), strict=True)):
         ax.hist(values, bins, color=COLORS[i % len(COLORS)], alpha=0.85)
@@ -361,25 +359,25 @@ def gradient_geometry(x: ArrayLike, g: ArrayLike) -> Drawing:
     flat = basis @ g
     radial = x_hat * (flat @ x_hat) / (x_hat @ x_hat)
     radius = np.sqrt(3)
-    figure, ax = _drawing(5.2, 4.6)
+    tangent = flat - radial
+    figure, ax = _drawing(5.4, 4.4)
     ax.set_aspect("equal")
     ax.axis("off")
     ax.add_patch(Arc((0, 0), 2 * radius, 2 * radius, color=_MUTED, lw=1.3))
     ax.plot(0, 0, "o", color=_INK, ms=4)
-    ax.annotate("0", (0, 0), (-10, -12), textcoords="offset points", color=_INK)
-    _arrow(ax, (0, 0), x_hat, color=_INK, width=2)
-    _arrow(ax, x_hat, x_hat + flat, color=COLORS[1], width=1.8)
-    _arrow(ax, x_hat, x_hat + radial, color=COLORS[3], width=1.8, dashed=True)
-    _arrow(ax, x_hat, x_hat + flat - radial, color=COLORS[0], width=2.6)
-    out = x_hat / radius
-    ax.text(*(x_hat * 0.5 - 0.22 * out[::-1] * (1, -1)), r"$\hat x$", color=_INK, size=13, ha="center", va="center")
-    ax.text(*(x_hat + flat + 0.12), "g without its mean", color=COLORS[1])
-    ax.text(*(x_hat + radial + (0.1, -0.25)), r"its part along $\hat x$ (removed)", color=COLORS[3], va="top")
-    ax.text(*(x_hat + flat - radial + (-0.08, 0.1)), r"what reaches $x$", color=COLORS[0], ha="right")
-    ax.text(0, -radius - 0.3, r"all $\hat x$ of three values: mean 0, length $\sqrt{3}$", ha="center", color=_MUTED)
-    tips = np.stack([x_hat, x_hat + flat, x_hat + radial, x_hat + flat - radial])
-    ax.set_xlim(min(-radius, tips[:, 0].min()) - 0.6, max(radius, tips[:, 0].max()) + 1.9)
-    ax.set_ylim(-radius - 0.5, max(radius, tips[:, 1].max()) + 0.5)
+    arrows = [
+        ((0, 0), x_hat, _INK, False, r"$\hat x$: mean 0, length $\sqrt{3}$"),
+        (x_hat, x_hat + flat, COLORS[1], False, r"$g$ without its mean"),
+        (x_hat, x_hat + radial, COLORS[3], True, r"its part along $\hat x$: removed"),
+        (x_hat, x_hat + tangent, COLORS[0], False, r"the rest: what reaches $x$"),
+    ]
+    for start, end, color, dashed, label in arrows:
+        _arrow(ax, start, end, color=color, width=2.2, dashed=dashed)
+        ax.plot([], [], color=color, lw=2.2, ls="--" if dashed else "-", label=label)  # a line for the legend
+    ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False, fontsize=10)
+    tips = np.stack([x_hat, x_hat + flat, x_hat + radial, x_hat + tangent, [-radius, -radius], [radius, radius]])
+    ax.set_xlim(tips[:, 0].min() - 0.2, tips[:, 0].max() + 0.2)
+    ax.set_ylim(tips[:, 1].min() - 0.2, tips[:, 1].max() + 0.2)
     return figure
 
 
@@ -460,7 +458,3 @@ def book_map() -> Drawing:
         _arrow(ax, (spots[3][0] - 0.25 * (7 - b - 1), spots[3][1] - 0.44), (spots[b][0], spots[b][1] + 0.44))
     _arrow(ax, (spots[5][0], spots[5][1] - 0.44), (spots[7][0], spots[7][1] + 0.44))
     return figure
-
-
-# A sequence of drawing functions that need no results: tests and the book's static pages use them all.
-DIAGRAMS: Sequence = (backward_graph, book_map, channel_axes, placements)

@@ -36,19 +36,19 @@ def plug_in(*implementations, origin="this session"):
         >>> unplug()
     """
     known = {piece.attribute: piece for piece in pieces()}
-    for implementation in implementations:
-        name = getattr(implementation, "__name__", None)
+    names = [getattr(implementation, "__name__", None) for implementation in implementations]
+    for name, implementation in zip(names, implementations, strict=True):
         if name not in known:
             raise ValueError(f"expected one of the pieces {', '.join(known)}, got {name or implementation!r}")
-        _put(known[name], implementation)
-        _ORIGINS[known[name].name] = origin
+    for name, implementation in zip(names, implementations, strict=True):
+        _plug(known[name], implementation, origin)
 
 
 def unplug():
     """Take every student's piece out again."""
     for piece in pieces():
-        if piece.name in _ORIGINALS:
-            _put(piece, _ORIGINALS.pop(piece.name))
+        if piece.name in _ORIGINS:
+            _put(piece, _ORIGINALS[piece.name])
             del _ORIGINS[piece.name]
 
 
@@ -61,6 +61,7 @@ def plug_in_from(notebook):
 
     Raises:
         FileNotFoundError: no such notebook; the message says where was looked.
+        ValueError: a notebook without pieces of the topic it is named after.
 
     Returns:
         Names of the pieces that were found and plugged in.
@@ -73,11 +74,14 @@ def plug_in_from(notebook):
     with contextlib.redirect_stdout(io.StringIO()):
         for i, cell in enumerate(cells[: checks[-1]] if checks else cells):
             if i not in checks:
-                exec(compile("".join(cell["source"]), f"{path} cell {i + 1}", "exec"), namespace)
+                exec(compile(_python(cell), f"{path} cell {i + 1}", "exec"), namespace)
     topic = path.stem.replace("-", "_")
-    mine = [namespace[p.attribute] for p in pieces() if p.topic == topic and p.attribute in namespace]
-    plug_in(*mine, origin=str(path))
-    return [implementation.__name__ for implementation in mine]
+    mine = [piece for piece in pieces() if piece.topic == topic and piece.attribute in namespace]
+    if not mine:
+        raise ValueError(f"expected a notebook named after its topic, with pieces of it, got {path}")
+    for piece in mine:
+        _plug(piece, namespace[piece.attribute], str(path))
+    return [piece.attribute for piece in mine]
 
 
 def whose():
@@ -90,14 +94,27 @@ def whose():
     return {p.name: f"yours, from {_ORIGINS[p.name]}" if p.name in _ORIGINS else "the course's" for p in pieces()}
 
 
-def _put(piece, implementation):
+def _plug(piece, implementation, origin):
     module = importlib.import_module(f"course_lib.{piece.topic}")
-    before = getattr(module, piece.attribute)
-    _ORIGINALS.setdefault(piece.name, before)
+    _ORIGINALS.setdefault(piece.name, getattr(module, piece.attribute))
+    _put(piece, implementation)
+    _ORIGINS[piece.name] = origin
+
+
+def _put(piece, implementation):
+    before = getattr(importlib.import_module(f"course_lib.{piece.topic}"), piece.attribute)
     # Other modules may have imported the name: `from course_lib.algorithm import batch_stats`.
     for name, loaded in list(sys.modules.items()):
         if name.split(".")[0] == "course_lib" and getattr(loaded, piece.attribute, None) is before:
             setattr(loaded, piece.attribute, implementation)
+
+
+def _python(cell):
+    """A cell's source without Jupyter's magics: they mean nothing outside a notebook, and leave its lines in place."""
+    lines = "".join(cell["source"]).splitlines()
+    if lines and lines[0].startswith("%%"):
+        return ""
+    return "\n".join("" if line.startswith(("%", "!")) else line for line in lines)
 
 
 def _find(notebook):

@@ -18,7 +18,7 @@ def expect_input(x, channels=None, *, name="x"):
 
     Raises:
         ValueError: `x` is no array, its rank is not 2 to 5, its dtype is not float32 or float64,
-            or it has another number of channels.
+            or it has no channels or another number of them.
 
     Example:
         >>> expect_input(np.zeros((8, 3, 5, 5)))
@@ -30,6 +30,8 @@ def expect_input(x, channels=None, *, name="x"):
         raise ValueError(f"expected {name} of shape (N, C, ...) with 0 to 3 spatial axes, got {x.shape}")
     if x.dtype not in (np.float32, np.float64):
         raise ValueError(f"expected {name} in float32 or float64, got {x.dtype}: convert it with .astype")
+    if x.shape[1] == 0:
+        raise ValueError(f"expected {name} of shape (N, C, ...) with at least one channel, got {x.shape}")
     if channels is not None and x.shape[1] != channels:
         raise ValueError(f"expected {name} of shape (N, C, ...) with C={channels}, got {x.shape}")
     return x.shape[1]

@@ -1,4 +1,4 @@
-"""Two things that the book's build needs and a configuration file cannot say."""
+"""Three things that the book's build needs and a configuration file cannot say."""
 
 import hashlib
 import re
@@ -6,13 +6,19 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from myst_nb.core import render
+
+_coalesce_streams = render.coalesce_streams
 _CITED = re.compile(r"\[([a-z]+\d{4}\w*)\]")  # "[ioffe2015]" in a docstring, a key of references.bib
 
 
 def _library_digest(root: Path) -> str:
     """A digest of everything whose change changes what a page shows, except the page itself."""
     digest = hashlib.sha256()
+    behind_the_scenes = {"authoring", "grading", "misconceptions"}  # no page imports them
     for path in sorted((root / "course_lib").rglob("*.py")):
+        if path.relative_to(root).parts[1] in behind_the_scenes:
+            continue
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     for package in ("torch", "numpy", "scikit-learn", "matplotlib"):
         digest.update(f"{package}=={version(package)}\n".encode())
@@ -50,13 +56,30 @@ def docstring_to_rst(app, what, name, obj, options, lines) -> None:
         if starts:
             out += ["::", ""]
         if not formula:
-            line = _CITED.sub(r":cite:`\1`", re.sub(r"([*|])", r"\\\1", line))
-            line = re.sub(r"(?<![:`])`([^`]+)`(?!`)", r"``\1``", line)
+            line = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", re.sub(r"([*|])", r"\\\1", line))
+            line = _CITED.sub(r":cite:`\1`", line)
         out.append(line)
     lines[:] = out
 
 
+def join_streams(outputs):
+    """Put the pieces of a cell's printed text together before myst-nb does.
+
+    The kernel sends what is printed in pieces, cut wherever its clock says. myst-nb ends each piece with a line
+    break, so that a page would differ from build to build.
+    """
+    joined = []
+    for output in outputs:
+        last = joined[-1] if joined else {}
+        if output["output_type"] == last.get("output_type") == "stream" and output["name"] == last["name"]:
+            last["text"] += output["text"]
+        else:
+            joined.append(output)
+    return _coalesce_streams(joined)
+
+
 def setup(app):
+    render.coalesce_streams = join_streams
     # Before myst-nb reads the path, and before napoleon rewrites the sections.
     app.connect("config-inited", place_cache, priority=100)
     app.connect("autodoc-process-docstring", docstring_to_rst, priority=400)

@@ -4,6 +4,7 @@ import hashlib
 import zlib
 
 import numpy as np
+from numpy.random import default_rng  # as it was, whatever a student's code puts in its place
 
 __all__ = ["Case"]
 
@@ -30,7 +31,7 @@ class Case:
     """
 
     def __init__(self, label, seed, dtypes=("float64",), *, lift=False):
-        self._rng = np.random.default_rng([seed, zlib.crc32(label.encode())])
+        self._rng = default_rng([seed, zlib.crc32(label.encode())])
         self.dtype = np.dtype(dtypes[self._rng.integers(len(dtypes))])
         self._lift = lift
         self._given = []

@@ -32,6 +32,13 @@ class _TimeUp(BaseException):
     """Raised inside a scenario that ran out of time. A BaseException, so that `except Exception` lets it pass."""
 
 
+class _Printed(io.StringIO):
+    """What a student's code prints. Code that closes `sys.stdout` closes nothing of ours."""
+
+    def close(self):
+        pass
+
+
 def observe(piece, impl, seed, *, lift=False, limit=TIME_LIMIT, budget=math.inf):
     """What `impl` does in every scenario of `piece`. Never raises, the user's own interrupt aside.
 
@@ -54,7 +61,7 @@ def observe(piece, impl, seed, *, lift=False, limit=TIME_LIMIT, budget=math.inf)
             error = {"kind": "NotRun", "message": "not run, because an earlier run had to be stopped"}
             scenarios[scenario.name] = {"seen": {}, "error": error, "printed": "", "digest": ""}
             continue
-        entry = _observe_one(piece, scenario, impl, seed, lift, min(limit, until - time.monotonic()))
+        entry = _observe_one(piece, scenario, impl, seed, lift, max(0.0, min(limit, until - time.monotonic())))
         out_of_time = bool(entry["error"]) and entry["error"]["kind"] == "TimeLimit"
         scenarios[scenario.name] = entry
     return {"piece": piece.name, "seed": seed, "scenarios": scenarios}
@@ -62,7 +69,7 @@ def observe(piece, impl, seed, *, lift=False, limit=TIME_LIMIT, budget=math.inf)
 
 def _observe_one(piece, scenario, impl, seed, lift, limit):
     case = Case(f"{piece.name}/{scenario.name}", seed, scenario.dtypes, lift=lift)
-    printed = io.StringIO()
+    printed = _Printed()
     seen, error = {}, None
     with (
         contextlib.redirect_stdout(printed),
@@ -71,16 +78,15 @@ def _observe_one(piece, scenario, impl, seed, lift, limit):
     ):
         warnings.simplefilter("always")
         try:
-            seen = _with_time_limit(lambda: _encoded(scenario.run(impl, case)), limit)
+            seen, raised = _with_time_limit(lambda: _encoded(scenario.run(impl, case)), limit)
+            error = None if raised is None else _describe(raised)
         except _TimeUp:
-            error = {"kind": "TimeLimit", "message": f"stopped after {limit:g} s: does a loop never end?"}
-        except KeyboardInterrupt:
-            raise
-        except BaseException as raised:
+            error = {"kind": "TimeLimit", "message": f"stopped after {limit:.3g} s: does a loop never end?"}
+        except Exception as raised:  # no thread could be started; the user's interrupt is none of these
             error = _describe(raised)
     for warning in warned:
-        print(f"{warning.category.__name__}: {warning.message}", file=printed)
-    return {"seen": seen, "error": error, "printed": printed.getvalue()[:_PRINTED], "digest": case.digest()}
+        print(f"{warning.category.__name__}: {_text(warning.message)}", file=printed)
+    return {"seen": seen, "error": error, "printed": _text(printed.getvalue(), _PRINTED), "digest": case.digest()}
 
 
 def _encoded(observations):
@@ -103,7 +109,9 @@ def encode(value):
             "dtype": str(value.dtype),
             "shape": list(value.shape),
         }
-    if value is None or isinstance(value, bool | int | str):
+    if isinstance(value, str):
+        return {"fact": _text(value)}
+    if value is None or (isinstance(value, bool | int) and abs(value) < 2**63):  # larger ones have no text in JSON
         return {"fact": value}
     return {"other": type(value).__name__}
 
@@ -125,12 +133,21 @@ def _describe(error):
     """An exception as an observation: kind, message, and the line of the student's own code it came from."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_students(f.filename)]
     if isinstance(error, WrongReturn):
-        return {"kind": "WrongReturn", "message": str(error)}
-    described = {"kind": type(error).__name__, "message": str(error)[:500]}
+        return {"kind": "WrongReturn", "message": _text(error)}
+    described = {"kind": _text(type(error).__name__), "message": _text(error)}
     if frames:
         line = linecache.getline(frames[-1].filename, frames[-1].lineno).strip()
-        described["line"] = f"line {frames[-1].lineno} of {frames[-1].name}: {line}"[:200]
+        described["line"] = _text(f"line {frames[-1].lineno} of {frames[-1].name}: {line}", 200)
     return described
+
+
+def _text(value, length=500):
+    """`str(value)` as text that can be sent: cut, without halves of characters, also where `str` fails."""
+    try:
+        text = str(value)
+    except BaseException:
+        text = f"a {type(value).__name__} without a readable message"
+    return text[:length].encode(errors="replace").decode()
 
 
 def _is_students(filename):
@@ -139,37 +156,42 @@ def _is_students(filename):
 
 
 def _with_time_limit(function, seconds):
-    """`function()` in a thread of its own, stopped after `seconds`: works where POSIX signals do not.
+    """(value, exception) of `function()`, run in a thread of its own and stopped after `seconds`.
+
+    This works where POSIX signals do not, and an interrupt that the function raises is not the user's.
 
     A thread that sits in a blocking call cannot be stopped; it is left behind, and being a daemon it
     does not keep the process alive.
     """
-    box = {}
+    box, done = {}, threading.Event()
 
     def run():
         try:
             box["value"] = function()
         except BaseException as error:
             box["error"] = error
+        finally:
+            done.set()
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    # The event, and not `thread.join`: Python 3.11 takes a thread for dead when the wait for it is interrupted.
     try:
-        thread.join(seconds)
+        thread.start()
+        in_time = done.wait(seconds)
     except KeyboardInterrupt:
-        _stop(thread)
+        _stop(thread, done)
         raise
-    if thread.is_alive():
-        _stop(thread)
+    if not in_time:
+        _stop(thread, done)
         raise _TimeUp
-    if "error" in box:
-        raise box["error"]
-    return box["value"]
+    return box.get("value", {}), box.get("error")
 
 
-def _stop(thread):
-    """Raise inside `thread` until it ends; a bare `except:` in a loop swallows the first few."""
+def _stop(thread, done):
+    """Raise inside `thread` until it is done; a bare `except:` in a loop swallows the first few."""
     give_up = time.monotonic() + 1.0
-    while thread.is_alive() and time.monotonic() < give_up:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_TimeUp))
-        thread.join(0.02)
+    ident = ctypes.c_ulong(thread.ident or 0)
+    while not done.is_set() and time.monotonic() < give_up:
+        if not ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(_TimeUp)):
+            break
+        done.wait(0.02)

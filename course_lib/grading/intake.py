@@ -44,6 +44,7 @@ def choose(files, expected):
     Raises:
         Unreadable: there is no notebook, or several and none under the expected name.
     """
+    files = {_text(name): data for name, data in files.items()}
     notebooks = {name: data for name, data in files.items() if name.endswith(".ipynb")}
     if expected in notebooks:
         extra = [f"ignored the file {name}" for name in sorted(set(files) - {expected})]
@@ -125,8 +126,9 @@ def rebuild(submitted, skeleton):
         cells.append(copy)
         cells += [_fresh(mine, f"own-{key}-{i}") for i, mine in enumerate(own.get(key, []) if key else [])]
     notebook = nbformat.from_dict({**skeleton, "cells": cells})
-    release = submitted.metadata.get("course", {})
-    release = release.get("release") if isinstance(release, dict) else None
+    release = submitted.get("metadata")
+    for key in ("course", "release"):
+        release = release.get(key) if isinstance(release, dict) else None
     if release != skeleton.metadata.course.release:
         repairs.append(f"handed in on release {release}, graded on release {skeleton.metadata.course.release}")
     return notebook, repairs
@@ -136,10 +138,16 @@ def _plain(cell):
     """A cell of a submission with the few fields that are looked at, of the types they have to have."""
     source = cell.get("source", "")
     source = source if isinstance(source, str) else "".join(source)
-    plain = nbformat.from_dict({"cell_type": str(cell["cell_type"]), "source": source.replace("\r\n", "\n")})
+    source = _text(source).replace("\r\n", "\n").replace("\r", "\n")
+    plain = nbformat.from_dict({"cell_type": str(cell["cell_type"]), "source": source})
     plain.metadata = cell.get("metadata") if isinstance(cell.get("metadata"), dict) else {}
     plain.id = cell.get("id") if isinstance(cell.get("id"), str) else None
     return plain
+
+
+def _text(text):
+    """Without halves of characters, which JSON and file systems may hold and no file takes."""
+    return text.encode(errors="replace").decode()
 
 
 def _grade_id(cell):

@@ -1,5 +1,8 @@
 """Judging: from a notebook that has run in its kernel to rows of points, in the grader's process."""
 
+import json
+import re
+
 from nbformat.v4 import new_output
 
 from course_lib.checks import OBSERVATIONS, Row, Verdict
@@ -8,8 +11,11 @@ from course_lib.checks.piece import find
 
 __all__ = ["judge_notebook"]
 
-_STREAM = 5000  # characters of a student's own printing that reach the feedback
-_SAFE = {"text/plain", "image/png"}
+_STREAM = 5000  # characters of one output of a student's own that reach the feedback
+_ROOM = 10 * _STREAM  # of all outputs of a cell
+_LINES = 100  # of a traceback
+_PICTURE = 2**21  # characters of an encoded picture: two megapixels
+_BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
 
 
 def judge_notebook(notebook, seed):
@@ -23,9 +29,8 @@ def judge_notebook(notebook, seed):
         {grade id: Verdict}, in the notebook's order.
     """
     verdicts, trouble = {}, {}
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
+    for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), start=1):
+        cell.execution_count = number
         marked = cell.metadata.get("nbgrader", {})
         piece = cell.metadata.get("course", {}).get("piece")
         if marked.get("solution"):
@@ -63,23 +68,44 @@ def _error_of(cell):
     """The error an executed cell ended with, as one line."""
     for output in cell.outputs:
         if output.output_type == "error":
-            return f"{output.ename}: {output.evalue}".strip().rstrip(":")[:300]
+            return f"{_text(output.ename, 100)}: {_text(output.evalue, 200)}".strip().rstrip(":")
     return ""
 
 
 def _harmless(outputs):
-    """A student's own outputs without scripts, pages and observations, and cut to a readable length."""
-    kept = []
+    """A student's own outputs as plain text and pictures, and cut to a readable length.
+
+    Nothing of their form is taken for granted: the code that made them could write to the kernel's channel.
+    """
+    kept, room = [], _ROOM
     for output in outputs:
+        if room <= 0:
+            kept.append(new_output("stream", text="… (cut)\n"))
+            break
         if output.output_type == "stream":
-            if len(output.text) > _STREAM:
-                output.text = output.text[:_STREAM] + "\n… (cut)\n"
-            kept.append(output)
+            text = _text(output.text, min(room, _STREAM))
+            cut = "\n… (cut)\n" if isinstance(output.text, str) and len(text) < len(output.text) else ""
+            clean = new_output("stream", name="stderr" if output.name == "stderr" else "stdout", text=text + cut)
         elif output.output_type == "error":
-            kept.append(output)
+            lines = output.traceback if isinstance(output.traceback, list) else []
+            trace = [_text(line, _STREAM) for line in lines[:_LINES]]
+            name, value = _text(output.ename, 100), _text(output.evalue, 200)
+            clean = new_output("error", ename=name, evalue=value, traceback=trace)
         else:
-            output.data = {mime: value for mime, value in output.data.items() if mime in _SAFE}
-            output.metadata = {}
-            if output.data:
-                kept.append(output)
+            data = {}
+            if text := _text(output.data.get("text/plain"), min(room, _STREAM)):
+                data["text/plain"] = text
+            picture = output.data.get("image/png")
+            if isinstance(picture, str) and len(picture) <= _PICTURE and _BASE64.fullmatch(picture):
+                data["image/png"] = picture
+            clean = new_output("display_data", data)
+            if not data:
+                continue
+        room -= len(json.dumps(clean)) if "image/png" not in clean.get("data", {}) else _STREAM
+        kept.append(clean)
     return kept
+
+
+def _text(value, length):
+    """A text, cut, and without halves of characters, which no file takes; empty for anything else."""
+    return value[:length].encode(errors="replace").decode() if isinstance(value, str) else ""

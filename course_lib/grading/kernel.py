@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,39 +17,54 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from nbclient.client import CellExecutionComplete
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbgrader.preprocessors import Execute
-from traitlets import Bool, Float, Integer, Unicode
+from traitlets import Bool, Float, Integer, Unicode, default
 
 from course_lib.authoring.paths import STUDENT
+from course_lib.authoring.source import release_id
 from course_lib.checks import GRADING_SECONDS, GRADING_SEED
 
-__all__ = ["CourseExecute", "StudentKernels", "skip_after_last_check"]
+__all__ = ["CourseExecute", "StudentKernels", "expect_current", "skip_after_last_check"]
+
+#: How the names of kernels' temporary folders begin; the grader's process id follows.
+FOLDER = "batchnorm-course-"
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _SKIP = "skip-execution"  # nbclient's own tag
-_OF_A_CELL = 0.8  # of a cell's time is for the check in it, so that a slow answer ends in a verdict, not in an interrupt
-_SHOWN = 2**20  # characters of a student's own output that are kept of a cell
-_AN_OUTPUT = 500  # characters that an output counts for beyond its own
+_OF_A_CELL = 0.8  # of a cell's time is a check's, so that a slow answer ends in a verdict and not in an interrupt
+_KNOWN = {"status", "execute_input", "stream", "display_data", "update_display_data", "clear_output"}
+_KNOWN |= {"execute_result", "error"}  # of widgets nothing is kept
+_SHOWN = 2**21  # characters that a cell may show
+_A_MESSAGE = 500  # characters that a message counts for beyond its own
 _ANSWER = 2**24  # characters of observations
+
+
+def expect_current(problem_set, release):
+    """Stop before anybody is graded with the checks of one release and the library or the notebook of another.
+
+    Args:
+        problem_set: for example `"ps1-algorithm"`.
+        release: release id of the notebook that was handed out.
+
+    Raises:
+        FileNotFoundError: there is no student edition for the kernels.
+        ValueError: notebook or student edition are not what the tree gives now.
+    """
+    file = STUDENT / "lib" / "course_lib" / "checks" / "release.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"expected the student edition in {STUDENT / 'lib'}, found none: run `course release`")
+    wanted, edition = release_id(problem_set), json.loads(file.read_text())["problem_sets"].get(problem_set)
+    for what, found in (("notebook", release), ("student edition", edition)):
+        if found != wanted:
+            what = f"{what} of {problem_set}"
+            raise ValueError(f"expected the {what} to be of release {wanted}, found {found}: run `course release`")
 
 
 class StudentKernels(KernelSpecManager):
     """Kernel specs whose every kernel is the course's: this Python, the student edition, nothing of the tree."""
 
     def get_kernel_spec(self, kernel_name):
-        library = STUDENT / "lib"
-        if not (library / "course_lib").is_dir():
-            raise FileNotFoundError(
-                f"expected the student edition in {library}, found none: run `course release` first"
-            )
-        argv = [
-            sys.executable,
-            "-I",
-            str(_LAUNCHER),
-            str(library),
-            "-f",
-            "{connection_file}",
-            "--IPKernelApp.log_level=ERROR",
-        ]
+        files = ["-I", str(_LAUNCHER), str(STUDENT / "lib"), "-f", "{connection_file}"]
+        argv = [sys.executable, *files, "--IPKernelApp.log_level=ERROR"]
         return KernelSpec(argv=argv, display_name="course", language="python")
 
 
@@ -65,12 +81,17 @@ class CourseExecute(Execute):
     record_timing = Bool(False)  # a regrade is bit-identical
     budget = Float(10.0, help="what all cells together may take, in timeouts of one cell").tag(config=True)
 
+    @default("iopub_timeout")
+    def _iopub_timeout(self):
+        return max(2, self.timeout // 3)
+
     def preprocess(self, nb, resources, km=None):
         skip_after_last_check(nb)
         about = {key: nb.metadata[key] for key in ("course", "kernelspec")}
+        expect_current(about["course"]["problem_set"], about["course"]["release"])
         self._until = time.monotonic() + self.budget * self.timeout
         self._group, self._shown = None, {}
-        with tempfile.TemporaryDirectory(prefix="batchnorm-course-", ignore_cleanup_errors=True) as home:
+        with tempfile.TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-", ignore_cleanup_errors=True) as home:
             self._home = home
             try:
                 super().preprocess(nb, resources, km)
@@ -101,7 +122,8 @@ class CourseExecute(Execute):
             GRADING_SEED: str(self.seed),
             GRADING_SECONDS: str(_OF_A_CELL * self.timeout),
         }
-        super().start_new_kernel(**kwargs)
+        # What a kernel or its children write past Jupyter would end on the grader's terminal.
+        super().start_new_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **kwargs)
         self._group = getattr(self.km.provisioner, "pgid", None)
 
     def preprocess_cell(self, cell, resources, index):
@@ -110,6 +132,9 @@ class CourseExecute(Execute):
         return super().preprocess_cell(cell, resources, index)
 
     def process_message(self, msg, cell, cell_index):
+        """Keep what can be shown, and no more of it than one would read: everything is held in memory."""
+        if msg["msg_type"] not in _KNOWN or self._is_enough(msg, cell_index):
+            return None
         try:
             return super().process_message(msg, cell, cell_index)
         except CellExecutionComplete:
@@ -117,18 +142,12 @@ class CourseExecute(Execute):
         except Exception:  # a message of a form that kernels do not send: student code can write to the channel
             return None
 
-    def output(self, outs, msg, display_id, cell_index):
-        """Keep an output unless the cell has shown enough already: everything is held in memory."""
-        size = len(json.dumps(msg["content"]))
+    def _is_enough(self, msg, cell_index):
+        size = len(json.dumps(msg["content"], default=str))
         if msg["msg_type"] == "execute_result":
-            enough = size > _ANSWER
-        else:
-            self._shown[cell_index] = self._shown.get(cell_index, 0) + size + _AN_OUTPUT
-            enough = self._shown[cell_index] > _SHOWN
-        return None if enough else super().output(outs, msg, display_id, cell_index)
-
-    def handle_comm_msg(self, outs, msg, cell_index):
-        """Widgets have nobody to talk to."""
+            return size > _ANSWER
+        self._shown[cell_index] = self._shown.get(cell_index, 0) + size + _A_MESSAGE
+        return self._shown[cell_index] > _SHOWN and msg["msg_type"] != "status"
 
     def _end_children(self):
         """End what a student's code has started and left running."""

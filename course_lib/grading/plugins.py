@@ -37,7 +37,7 @@ class Intake(NbGraderPreprocessor):
         import nbformat
 
         skeleton = skeleton_of(EXERCISES / resources["nbgrader"]["assignment"])
-        rebuilt, repairs = rebuild(parse(nbformat.writes(nb).encode(), skeleton), skeleton)
+        rebuilt, repairs = rebuild(parse(nbformat.writes(nb).encode(errors="replace"), skeleton), skeleton)
         rebuilt.metadata.course["repairs"] = repairs
         return rebuilt, resources
 

@@ -77,5 +77,5 @@ class Record:
             }
             del data["points"], data["max_points"]
             return cls(verdicts=verdicts, **data)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"expected a grading record, got something else: {error}") from None

@@ -23,13 +23,18 @@ def grade_submission(files, *, assignment, skeleton, name, seed, timeout=30):
         skeleton: its released notebook.
         name: the released notebook's file name.
         seed: this student's seed.
-        timeout: seconds a cell may take.
+        timeout: seconds a cell may take; all together may take ten times as long.
 
     Returns:
         A `Record`; its notebook is there in every case. Never raises for what a student handed in.
-    """
-    from course_lib.grading.kernel import CourseExecute
 
+    Raises:
+        FileNotFoundError: there is no student edition to run it with.
+        ValueError: it, or the skeleton, is of another release than the checks.
+    """
+    from course_lib.grading.kernel import CourseExecute, expect_current
+
+    expect_current(assignment, skeleton.metadata.course.release)
     started = time.monotonic()
     release = skeleton.metadata.course.release
     record = Record(assignment, release, GRADED, "", {}, [], digest=digest_of(files, release, seed))
@@ -38,14 +43,14 @@ def grade_submission(files, *, assignment, skeleton, name, seed, timeout=30):
         submitted = parse(data, skeleton)
     except Unreadable as unreadable:
         return _by_a_person(record, skeleton, str(unreadable), started)
-    notebook, repairs = rebuild(submitted, skeleton)
-    record.repairs += repairs
     try:
+        notebook, repairs = rebuild(submitted, skeleton)
+        record.repairs += repairs
         CourseExecute(seed=seed, timeout=timeout).preprocess(notebook, {"metadata": {}})
+        record.verdicts = judge_notebook(notebook, seed)
     except Exception as error:  # whatever a student's code did to its kernel, the next one is graded
-        reason = f"running the notebook failed ({type(error).__name__}: {str(error)[:200]}): run it by hand"
+        reason = f"grading the notebook failed ({type(error).__name__}: {str(error)[:200]}): run it by hand"
         return _by_a_person(record, skeleton, reason, started)
-    record.verdicts = judge_notebook(notebook, seed)
     record.notebook = notebook
     record.seconds = round(time.monotonic() - started, 1)
     return record
@@ -55,7 +60,7 @@ def digest_of(files, release, seed):
     """Digest of everything a record depends on: files, release and seed."""
     digest = hashlib.sha256(f"{release}/{seed}".encode())
     for name, data in sorted(files.items()):
-        digest.update(f"\0{name}\0{len(data)}\0".encode() + data)
+        digest.update(f"\0{name}\0{len(data)}\0".encode(errors="backslashreplace") + data)
     return digest.hexdigest()[:16]
 
 

@@ -234,6 +234,13 @@ MISCONCEPTIONS = [
         GEOMETRY, "a forgotten 1/n",
     ),
     _backward(
+        "divided_by_norm", _COUPLED,
+        "dbeta.reshape(per_channel) / n\\\n"
+        "        + x_hat * (dgamma / np.square(x_hat).sum(axis=axes)).reshape(per_channel)",
+        "The part along x̂ is divided by the sum of x̂², as in a projection: that is n for eps = 0 only, divide by n.",
+        GEOMETRY, "the geometric picture taken literally",
+    ),
+    _backward(
         "n_is_batch_size", "n = dy.size // channels", "n = dy.shape[0]",
         "n is the batch size here: a channel has N times all its positions values.",
         AXES, "code written for (N, D) and used on images",
@@ -318,6 +325,11 @@ MISCONCEPTIONS = [
         "gamma_beta_swapped", _PAIR, "return mean.copy(), gamma",
         "gamma and beta have changed places.",
         AFFINE, "the order (mean, var) → (beta, gamma)",
+    ),
+    _identity(
+        "float64_returned", _PAIR, "return gamma.astype(np.float64), mean.copy()",
+        "float32 came in and gamma went out in float64: it has to have the input's dtype.",
+        DTYPE, "np.sqrt(eps), whose float64 spreads",
     ),
     _identity(
         "variance_overwritten", _GAMMA, "np.sqrt(np.add(var, var.dtype.type(eps), out=var))",

@@ -6,6 +6,7 @@ Every student is a file `<problem set>/<student>.py` of blocks:
     # then: rename homework.ipynb     what happens to the notebook afterwards, see `_HAPPENINGS`
     # %% batch-stats                  the source of the answer cell with this grade id
     # %% own                          a cell of the student's own, after the cell named before it
+    # %% own markdown                 the same, with text
     # %% file notes/readme.txt        another file that is handed in
 
 `README.md` beside this file has the table of what each of them is expected to get.
@@ -52,8 +53,9 @@ def _hand_in(path, problem_set):
     name = next((RELEASED / problem_set).glob("*.ipynb")).name
     files, here = {}, 0
     for title, source in blocks:
-        if title == "own":
-            notebook["cells"].insert(here + 1, {"cell_type": "code", "metadata": {}, "source": source, "outputs": []})
+        if title in ("own", "own markdown"):
+            kind = {"cell_type": "code", "outputs": []} if title == "own" else {"cell_type": "markdown"}
+            notebook["cells"].insert(here + 1, {**kind, "metadata": {}, "source": source})
             here += 1
         elif title.startswith("file "):
             files[title.removeprefix("file ")] = source.encode()
@@ -100,6 +102,13 @@ def _duplicate(files, name, grade_id):
     cells.insert(i + 1, {**_plain(cells[i]), "id": f"{grade_id}-copy"})
 
 
+def _split(files, name, grade_id):
+    cells = files[name]["cells"]
+    i = _index(files[name], grade_id)
+    parts = cells[i]["source"].split("# ---- split here\n")
+    cells[i : i + 1] = [{**_plain(cells[i]), "source": part, "id": f"{grade_id}-{k}"} for k, part in enumerate(parts)]
+
+
 def _delete(files, name, grade_id):
     del files[name]["cells"][_index(files[name], grade_id)]
 
@@ -129,6 +138,7 @@ def _withhold(files, name, _):
 
 _HAPPENINGS = {
     "duplicate": _duplicate,  # a cell is copied, metadata and all
+    "split": _split,  # a cell is split in two where its source says so; both keep the metadata
     "delete": _delete,  # a cell is deleted
     "rename": _rename,  # the notebook is handed in under another name
     "truncate": _truncate,  # the file ends in the middle: broken JSON

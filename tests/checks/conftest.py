@@ -1,0 +1,72 @@
+"""Stand-ins for a student's notebook and for the student edition."""
+
+import itertools
+import json
+import linecache
+import sys
+import textwrap
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import course_lib
+from course_lib.checks import expect
+from course_lib.checks.piece import _PIECES, Piece
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def answer():
+    """Compiles source as a notebook's cell is compiled, and returns the last name it defines."""
+
+    def compiled(source):
+        source = textwrap.dedent(source).lstrip("\n")
+        file = f"/nowhere/ipykernel_1/{next(_numbers)}.py"
+        linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+        namespace = {"np": np}
+        exec(compile(source, file, "exec"), namespace)
+        return list(namespace.values())[-1]
+
+    return compiled
+
+
+@pytest.fixture
+def piece(monkeypatch):
+    """A small piece of its own, unknown to the rest of the course: `double(x) → y` in two groups."""
+    monkeypatch.setattr("course_lib.checks.piece._PIECES", dict(_PIECES))
+    made = Piece("demo.double", call="double(x) → y")
+    first, second = made.group("tables", points=1), made.group("floats", points=2)
+
+    @first.scenario()
+    def of_table(impl, case):
+        return {"y": impl(case.array((3, 2))), "inputs untouched": case.untouched()}
+
+    @second.scenario(dtypes=("float32",))
+    def of_floats(impl, case):
+        return {"y": impl(case.array((4,)))}
+
+    return made
+
+
+@pytest.fixture
+def student_edition(tmp_path, monkeypatch):
+    """The library as a student has it: expectations of the public seed as data, no mistakes in code."""
+    folder = tmp_path / "checks" / "expected"
+    folder.mkdir(parents=True)
+    (folder / "algorithm.npz").write_bytes(expect.export("algorithm"))
+    monkeypatch.setattr(expect, "resources", SimpleNamespace(files=lambda package: folder.parent))
+    monkeypatch.setitem(sys.modules, "course_lib.misconceptions", None)
+    monkeypatch.delattr(course_lib, "misconceptions", raising=False)
+    for cache in (expect.expectation, expect._read):
+        cache.cache_clear()
+    yield
+    for cache in (expect.expectation, expect._read):
+        cache.cache_clear()
+
+
+@pytest.fixture
+def through_json():
+    """What is left of a bundle after it went from the kernel to the grader."""
+    return lambda bundle: json.loads(json.dumps(bundle))

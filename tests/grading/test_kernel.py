@@ -1,0 +1,192 @@
+"""The kernel that runs a submission: what it imports, what it knows, and when it is stopped."""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from course_lib.authoring.paths import EXERCISES, ROOT, STUDENT
+from course_lib.checks import GRADING_SECONDS, GRADING_SEED
+from course_lib.grading import kernel
+from course_lib.grading.intake import skeleton_of
+from course_lib.grading.kernel import CourseExecute, expect_current, skip_after_last_check
+
+SKELETON = skeleton_of(EXERCISES / "ps1-algorithm")
+PROBE = """
+import contextlib, importlib, json, os, sys
+import course_lib
+
+def imports(name):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
+        return True
+    return False
+
+kept = ["course_lib." + part for part in ("misconceptions", "grading", "authoring", "cli")]
+parts = [name for name in kept if imports(name)]
+found = {"library": course_lib.__file__, "environment": dict(os.environ), "parts": parts}
+found |= {"path": sys.path, "folder": os.getcwd(), "files": os.listdir(), "torch": "torch" in sys.modules}
+# Without the library that was imported at the start: what does the path lead to?
+for name in [name for name in sys.modules if name.startswith("course_lib")]:
+    del sys.modules[name]
+sys.path[:] = [entry for entry in sys.path if "student" not in entry]
+found["another"] = imports("course_lib")
+print(json.dumps(found))
+"""
+
+
+def with_answer(source, key="batch-stats"):
+    notebook = nbformat.from_dict(json.loads(json.dumps(SKELETON)))
+    next(cell for cell in notebook.cells if cell.id == key).source = source
+    return notebook
+
+
+def run(notebook, **options):
+    options = {"seed": 77, "timeout": 20, **options}
+    CourseExecute(**options).preprocess(notebook, {"metadata": {"path": str(ROOT)}})
+    return {cell.id: cell for cell in notebook.cells}
+
+
+@pytest.fixture(scope="module")
+def ran():
+    os.environ["A_SECRET_OF_THE_GRADER"] = "token"
+    notebook = with_answer(PROBE)
+    notebook.metadata["widgets"] = {"a": 1}
+    try:
+        cells = run(notebook)
+    finally:
+        del os.environ["A_SECRET_OF_THE_GRADER"]
+    return {"cells": cells, "notebook": notebook, "found": json.loads(cells["batch-stats"].outputs[0].text)}
+
+
+def test_the_library_is_the_student_edition(ran):
+    assert Path(ran["found"]["library"]).is_relative_to(STUDENT)
+
+
+def test_the_library_in_the_kernel_has_neither_mistakes_nor_grading(ran):
+    assert ran["found"]["parts"] == []
+
+
+def test_the_trees_library_is_not_on_the_kernels_path(ran):
+    assert not any(Path(entry, "course_lib", "grading").exists() for entry in ran["found"]["path"])
+    assert ran["found"]["another"] is False
+
+
+def test_the_kernel_runs_in_an_empty_folder_of_its_own(ran):
+    folder = Path(ran["found"]["folder"])
+    assert not folder.is_relative_to(ROOT)
+    assert {name for name in ran["found"]["files"] if not name.startswith(".")} <= {"profile_default"}
+    assert not folder.exists()
+
+
+def test_the_kernels_environment_is_made_from_nothing(ran):
+    environment = ran["found"]["environment"]
+    assert "A_SECRET_OF_THE_GRADER" not in environment
+    assert (environment[GRADING_SEED], environment[GRADING_SECONDS]) == ("77", "16.0")
+    given = {"PATH", "HOME", "IPYTHONDIR", "MPLCONFIGDIR", "MPLBACKEND", "LANG", "NBGRADER_EXECUTION"}
+    of_jupyter = {"JPY_PARENT_PID", "PYDEVD_USE_FRAME_EVAL", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TERM"}
+    of_jupyter |= {"GIT_PAGER", "PAGER", "LC_CTYPE", "JPY_SESSION_NAME"}
+    assert set(environment) - of_jupyter == {*given, GRADING_SEED, GRADING_SECONDS}
+
+
+def test_the_finale_is_not_run(ran):
+    assert ran["cells"]["finale"].outputs == []
+    assert ran["cells"]["check-recover-identity"].outputs
+
+
+def test_nothing_of_the_kernels_own_stays_in_the_notebooks_metadata(ran):
+    assert set(ran["notebook"].metadata) == {"course", "kernelspec", "language_info"}
+    assert not any("execution" in cell.metadata for cell in ran["notebook"].cells)
+
+
+def test_what_comes_after_the_last_check_is_skipped_and_no_tag_of_a_students_counts():
+    notebook = with_answer("x = 1")
+    notebook.cells.append(nbformat.v4.new_code_cell("after the last check"))
+    for cell in notebook.cells:
+        cell.metadata["tags"] = ["skip-execution", "raises-exception"]
+    skip_after_last_check(notebook)
+    tagged = [cell.source for cell in notebook.cells if cell.metadata.get("tags")]
+    assert tagged == [notebook.cells[-3].source, "after the last check"]
+
+
+def test_a_notebook_that_takes_too_long_altogether_is_stopped():
+    notebook = with_answer("import time; time.sleep(0.6)")
+    cells = run(notebook, timeout=5, budget=0.1)
+    assert "took too long" in notebook.metadata.course.stopped
+    assert not cells["check-recover-identity"].outputs
+
+
+def test_nothing_of_a_kernel_is_left_in_the_temporary_folder(ran):
+    assert not list(Path(tempfile.gettempdir()).glob(f"{kernel.FOLDER}{os.getpid()}-*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups")
+def test_a_process_that_was_left_behind_is_ended():
+    code = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)']).pid)"
+    pid = int(run(with_answer(code))["batch-stats"].outputs[0].text)
+    status = Path(f"/proc/{pid}/stat")
+    assert not status.exists() or status.read_text().split()[2] == "Z"
+
+
+def received(messages):
+    """The outputs of a cell after these messages from its kernel."""
+    notebook = with_answer("x = 1")
+    execute = CourseExecute()
+    NotebookClient.__init__(execute, notebook)
+    execute.reset_execution_trackers()
+    execute._shown, execute.clear_before_next_output = {}, False
+    cell = notebook.cells[1]
+    cell.outputs = []
+    for kind, content in messages:
+        message = {"msg_type": kind, "header": {"msg_type": kind}, "parent_header": {"msg_id": "m"}, "content": content}
+        execute.process_message(message, cell, 1)
+    return cell.outputs
+
+
+def test_a_cell_that_shows_too_much_is_cut_in_memory():
+    assert len(received([("stream", {"name": "stdout", "text": "x" * 1000})] * 10)) == 10
+    assert len(received([("stream", {"name": "stdout", "text": "x" * 1000})] * 20_000)) < 2000
+    assert len(received([("stream", {"name": "stdout", "text": ""})] * 20_000)) < 5000
+
+
+def test_observations_get_through_whatever_was_shown_before():
+    bundle = {"data": {"text/plain": "x" * 100_000}, "metadata": {}, "execution_count": 1}
+    shown = [("stream", {"name": "stdout", "text": "x" * 1000})] * 5000
+    assert received([*shown, ("execute_result", bundle)])[-1].output_type == "execute_result"
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("stream", {"name": 7, "text": None}),
+        ("stream", {}),
+        ("execute_result", {"data": [1], "metadata": None, "execution_count": "x"}),
+        ("error", {"ename": None, "evalue": 3, "traceback": "none"}),
+        ("status", {}),
+        ("comm_open", {"comm_id": "c", "target_name": "jupyter.widget", "data": {"state": 3}}),
+        ("nonsense", {}),
+        ("update_display_data", {"data": 1, "transient": 5}),
+    ],
+)
+def test_messages_of_odd_forms_are_dropped(kind, content):
+    assert received([(kind, content), ("stream", {"name": "stdout", "text": "after"})])[-1].text == "after"
+
+
+def test_checks_library_and_notebook_have_to_be_of_one_release(tmp_path, monkeypatch):
+    release = SKELETON.metadata.course.release
+    expect_current("ps1-algorithm", release)
+    with pytest.raises(ValueError, match="expected the notebook of ps1-algorithm to be of release"):
+        expect_current("ps1-algorithm", "00000000")
+    file = tmp_path / "lib" / "course_lib" / "checks" / "release.json"
+    file.parent.mkdir(parents=True)
+    monkeypatch.setattr(kernel, "STUDENT", tmp_path)
+    with pytest.raises(FileNotFoundError, match="run `course release`"):
+        expect_current("ps1-algorithm", release)
+    file.write_text('{"problem_sets": {"ps1-algorithm": "00000000"}}')
+    with pytest.raises(ValueError, match="expected the student edition of ps1-algorithm to be of release"):
+        expect_current("ps1-algorithm", release)

@@ -1,0 +1,2 @@
+# like: right_numpy
+# then: duplicate batch-norm-forward

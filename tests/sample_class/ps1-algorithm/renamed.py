@@ -1,0 +1,2 @@
+# like: right_numpy
+# then: rename algorithm (1) final.ipynb

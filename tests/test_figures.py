@@ -1,0 +1,98 @@
+"""What the chapters draw: every figure renders, shows what it was given, and is the same for the same input."""
+
+import itertools
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+
+from course_lib import figures
+
+RUNS = {"first": np.array([[3.0, 2.0, 1.0], [3.0, 2.5, 2.0], [3.0, 1.0, 0.5]]), "second": np.ones((3, 3))}
+EXAMPLES = {
+    "backward_graph": (),
+    "book_map": (),
+    "channel_axes": (),
+    "curves": (RUNS,),
+    "gradient_geometry": ([3.0, 0.0, 0.5], [2.5, 0.5, -1.5]),
+    "placements": (),
+    "sweep": ([0.1, 1.0, 10.0], RUNS),
+    "three_steps": ({"x": [1.0, 2.0, 4.0], "x - mean": [-1.3, -0.3, 1.7]},),
+}
+
+
+def draw(name):
+    labels = {"xlabel": "setting", "ylabel": "result"} if name == "sweep" else {}
+    return getattr(figures, name)(*EXAMPLES[name], **labels)
+
+
+def test_every_public_drawing_function_is_tried_here():
+    assert set(EXAMPLES) == set(figures.__all__) - {"COLORS", "Drawing"}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_figure_shows_itself_as_svg(name):
+    svg = ET.fromstring(draw(name)._repr_svg_())
+    assert svg.tag.endswith("svg")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_same_results_give_the_same_bytes(name):
+    assert draw(name)._repr_svg_() == draw(name)._repr_svg_()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_no_text_is_smaller_than_eight_points(name):
+    texts = [t for t in draw(name).findobj(Text) if t.get_text()]
+    assert texts
+    assert min(t.get_fontsize() for t in texts) >= 8
+
+
+@pytest.mark.parametrize("name", ["backward_graph", "book_map", "channel_axes", "placements"])
+def test_labels_of_a_diagram_do_not_overlap(name):
+    figure = draw(name)
+    figure.draw_without_rendering()
+    boxes = [t.get_window_extent() for t in figure.axes[0].texts if t.get_text()]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_curves_draw_the_median_and_the_range():
+    [ax] = figures.curves(RUNS).axes
+    assert ax.lines[0].get_ydata().tolist() == [3.0, 2.0, 1.0]
+    band = ax.collections[0].get_paths()[0].get_extents()
+    assert (band.ymin, band.ymax) == (0.5, 3.0)
+
+
+def test_curves_draw_what_is_not_finite_at_the_top():
+    [ax] = figures.curves({"diverged": [[1.0, np.nan, np.inf, 9.0]]}, top=4).axes
+    assert ax.lines[0].get_ydata().tolist() == [1.0, 4.0, 4.0, 4.0]
+
+
+def test_lines_differ_in_more_than_colour():
+    [ax] = figures.curves(RUNS).axes
+    assert ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle()
+
+
+def test_a_sweep_names_every_setting():
+    [ax] = figures.sweep([2, 4, 8], RUNS, xlabel="n", ylabel="noise").axes
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["2", "4", "8"]
+
+
+def test_a_sweep_draws_its_reference():
+    [ax] = figures.sweep([2, 4, 8], RUNS, xlabel="n", ylabel="noise", reference=("theory", [3, 2, 1])).axes
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["first", "second", "theory"]
+
+
+def test_only_the_tangent_part_of_the_gradient_survives():
+    # A gradient along x̂ and one along (1, 1, 1): nothing is left, so the last arrow has no length.
+    x = np.array([3.0, 0.0, 0.5])
+    [ax] = figures.gradient_geometry(x, (x - x.mean()) + 1).axes
+    *_, rest = [patch for patch in ax.patches if hasattr(patch, "_posA_posB")]
+    start, end = np.array(rest._posA_posB)
+    assert np.allclose(start, end)
+
+
+def test_the_geometry_needs_three_values():
+    with pytest.raises(ValueError, match="shape"):
+        figures.gradient_geometry([1.0, 2.0], [1.0, 2.0])
