@@ -109,7 +109,7 @@ def test_unplug_twice_is_unplug_once():
 
 @pytest.mark.parametrize("stranger", [piece("my_stats"), lambda x: x, 3])
 def test_a_stranger_is_refused_with_the_names_there_are(stranger):
-    with pytest.raises(ValueError, match="expected one of the pieces batch_stats, batch_norm_forward, .*, got "):
+    with pytest.raises(ValueError, match=r"expected one of the pieces batch_stats, batch_norm_forward, .*, got "):
         plug_in(stranger)
 
 

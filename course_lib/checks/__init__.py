@@ -56,6 +56,8 @@ def check(piece, impl, *, seed=PUBLIC_SEED, device=None):
         True
     """
     asked = find(piece)
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"expected a seed that is a whole number ≥ 0, got {seed!r}")
     if device not in (None, "cpu"):
         raise ValueError(f"expected device None or 'cpu' for {piece}, a NumPy function, got {device!r}")
     if os.environ.get(GRADING_SEED):

@@ -10,6 +10,7 @@ import numpy as np
 
 from course_lib.checks.expect import expectation
 from course_lib.checks.observe import decode
+from course_lib.checks.text import plain
 from course_lib.checks.verdict import Row, Verdict
 
 __all__ = ["distance", "judge", "tolerance"]
@@ -277,9 +278,9 @@ def _as_entry(entry):
         error = entry["error"]
         return {
             "seen": {name: _as_value(value) for name, value in entry["seen"].items()},
-            "error": None if error is None else {key: _text(error.get(key)) for key in ("kind", "message", "line")},
-            "printed": _text(entry["printed"], _PRINTED),
-            "digest": _text(entry.get("digest")),
+            "error": None if error is None else {key: plain(error.get(key)) for key in ("kind", "message", "line")},
+            "printed": plain(entry["printed"], _PRINTED),
+            "digest": plain(entry.get("digest")),
         }
     error = {"kind": "Unreadable", "message": "no observations came back from the kernel for this part", "line": ""}
     return {"seen": {}, "error": error, "printed": "", "digest": ""}
@@ -293,15 +294,10 @@ def _as_value(value):
         shape = value.get("shape")
         whole = isinstance(shape, list) and all(type(axis) is int and 0 <= axis < 2**63 for axis in shape)
         if whole and isinstance(value["array"], str) and isinstance(value.get("dtype"), str):
-            return {"array": value["array"], "dtype": _text(value["dtype"], 40), "shape": shape}
+            return {"array": value["array"], "dtype": plain(value["dtype"], 40), "shape": shape}
         return {}
     if "fact" in value:
         fact = value["fact"]
         small = type(fact) is bool or (type(fact) is int and abs(fact) < 2**63)
-        return {"fact": fact if fact is None or small else _text(fact)}
-    return {"other": _text(value.get("other"), 80)}
-
-
-def _text(value, length=500):
-    """A text out of a bundle: nothing but text, cut, and without halves of characters, which no file takes."""
-    return value[:length].encode(errors="replace").decode() if isinstance(value, str) else ""
+        return {"fact": fact if fact is None or small else plain(fact)}
+    return {"other": plain(value.get("other"), 80)}

@@ -20,6 +20,7 @@ import numpy as np
 
 from course_lib.checks.case import Case
 from course_lib.checks.piece import WrongReturn
+from course_lib.checks.text import plain
 
 __all__ = ["TIME_LIMIT", "decode", "encode", "observe"]
 
@@ -142,12 +143,12 @@ def _describe(error):
 
 
 def _text(value, length=500):
-    """`str(value)` as text that can be sent: cut, without halves of characters, also where `str` fails."""
+    """`str(value)` as a plain text, also where `str` fails."""
     try:
         text = str(value)
     except BaseException:
         text = f"a {type(value).__name__} without a readable message"
-    return text[:length].encode(errors="replace").decode()
+    return plain(text, length)
 
 
 def _is_students(filename):

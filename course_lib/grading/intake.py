@@ -10,6 +10,8 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
+from course_lib.checks.text import plain, whole
+
 __all__ = ["Unreadable", "choose", "parse", "rebuild", "skeleton_of"]
 
 _LARGEST = 20 * 2**20  # bytes; a notebook full of figures has two
@@ -44,7 +46,7 @@ def choose(files, expected):
     Raises:
         Unreadable: there is no notebook, or several and none under the expected name.
     """
-    files = {_text(name): data for name, data in files.items()}
+    files = {plain(name, 200): data for name, data in files.items()}
     notebooks = {name: data for name, data in files.items() if name.endswith(".ipynb")}
     if expected in notebooks:
         extra = [f"ignored the file {name}" for name in sorted(set(files) - {expected})]
@@ -138,16 +140,11 @@ def _plain(cell):
     """A cell of a submission with the few fields that are looked at, of the types they have to have."""
     source = cell.get("source", "")
     source = source if isinstance(source, str) else "".join(source)
-    source = _text(source).replace("\r\n", "\n").replace("\r", "\n")
+    source = whole(source).replace("\r\n", "\n").replace("\r", "\n")
     plain = nbformat.from_dict({"cell_type": str(cell["cell_type"]), "source": source})
     plain.metadata = cell.get("metadata") if isinstance(cell.get("metadata"), dict) else {}
     plain.id = cell.get("id") if isinstance(cell.get("id"), str) else None
     return plain
-
-
-def _text(text):
-    """Without halves of characters, which JSON and file systems may hold and no file takes."""
-    return text.encode(errors="replace").decode()
 
 
 def _grade_id(cell):

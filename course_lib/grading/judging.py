@@ -8,6 +8,7 @@ from nbformat.v4 import new_output
 from course_lib.checks import OBSERVATIONS, Row, Verdict
 from course_lib.checks.judge import judge
 from course_lib.checks.piece import find
+from course_lib.checks.text import plain, whole
 
 __all__ = ["judge_notebook"]
 
@@ -15,6 +16,7 @@ _STREAM = 5000  # characters of one output of a student's own that reach the fee
 _ROOM = 10 * _STREAM  # of all outputs of a cell
 _LINES = 100  # of a traceback
 _PICTURE = 2**21  # characters of an encoded picture: two megapixels
+_CELL_FILE = re.compile(r"\S*ipykernel_\d+[/\\](?=\d+\.py)")  # its number is another at every regrade
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
 
 
@@ -68,7 +70,7 @@ def _error_of(cell):
     """The error an executed cell ended with, as one line."""
     for output in cell.outputs:
         if output.output_type == "error":
-            return f"{_text(output.ename, 100)}: {_text(output.evalue, 200)}".strip().rstrip(":")
+            return f"{plain(output.ename, 100)}: {plain(output.evalue, 200)}".strip().rstrip(":")
     return ""
 
 
@@ -83,9 +85,10 @@ def _harmless(outputs):
             kept.append(new_output("stream", text="… (cut)\n"))
             break
         if output.output_type == "stream":
-            text = _text(output.text, min(room, _STREAM))
-            cut = "\n… (cut)\n" if isinstance(output.text, str) and len(text) < len(output.text) else ""
-            clean = new_output("stream", name="stderr" if output.name == "stderr" else "stdout", text=text + cut)
+            most = min(room, _STREAM)
+            cut = "\n… (cut)\n" if isinstance(output.text, str) and len(output.text) > most else ""
+            name = "stderr" if output.name == "stderr" else "stdout"
+            clean = new_output("stream", name=name, text=_text(output.text, most) + cut)
         elif output.output_type == "error":
             lines = output.traceback if isinstance(output.traceback, list) else []
             trace = [_text(line, _STREAM) for line in lines[:_LINES]]
@@ -107,5 +110,5 @@ def _harmless(outputs):
 
 
 def _text(value, length):
-    """A text, cut, and without halves of characters, which no file takes; empty for anything else."""
-    return value[:length].encode(errors="replace").decode() if isinstance(value, str) else ""
+    """A text, cut; its colours are kept. Empty for anything else."""
+    return _CELL_FILE.sub("cell ", whole(value[:length])) if isinstance(value, str) else ""

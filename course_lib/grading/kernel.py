@@ -63,7 +63,7 @@ class StudentKernels(KernelSpecManager):
     """Kernel specs whose every kernel is the course's: this Python, the student edition, nothing of the tree."""
 
     def get_kernel_spec(self, kernel_name):
-        files = ["-I", str(_LAUNCHER), str(STUDENT / "lib"), "-f", "{connection_file}"]
+        files = ["-P", "-s", str(_LAUNCHER), str(STUDENT / "lib"), "-f", "{connection_file}"]
         argv = [sys.executable, *files, "--IPKernelApp.log_level=ERROR"]
         return KernelSpec(argv=argv, display_name="course", language="python")
 
@@ -119,6 +119,7 @@ class CourseExecute(Execute):
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             "LANG": os.environ.get("LANG", "C.UTF-8"),
             "NBGRADER_EXECUTION": "autograde",
+            "PYTHONHASHSEED": "0",  # sets in the same order at every regrade
             GRADING_SEED: str(self.seed),
             GRADING_SECONDS: str(_OF_A_CELL * self.timeout),
         }

@@ -1,4 +1,4 @@
-"""Start a kernel with the student edition of `course_lib`: `python -I launcher.py LIBRARY -f CONNECTION_FILE`.
+"""Start a kernel with the student edition of `course_lib`: `python -P -s launcher.py LIBRARY -f CONNECTION_FILE`.
 
 The library is imported before the working folder is on the path, so that a `course_lib/` or a `numpy.py`
 beside a submission cannot take its place, and the tree's own library is taken off the path (an editable

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from bs4 import BeautifulSoup
 from nbconvert.exporters import HTMLExporter
 from nbconvert.preprocessors import CSSHTMLHeaderPreprocessor
 from nbconvert.preprocessors.sanitize import SanitizeHTML
@@ -84,10 +85,19 @@ class FeedbackPage(HTMLExporter):
 
     def from_notebook_node(self, nb, resources=None, **kwargs):
         page, resources = super().from_notebook_node(nb, resources, **kwargs)
-        rule = f'<meta http-equiv="Content-Security-Policy" content="{self._policy}">'
-        page = re.sub(r"<script\b.*?</script>", "", page, flags=re.S | re.I)  # the template's own: MathJax from a CDN
+        soup = BeautifulSoup(page, "html.parser")
+        for script in soup.find_all("script"):  # the template's own: MathJax from a CDN
+            script.decompose()
+        for link in soup.find_all("a", href=True):  # Markdown makes links of its own after the cleaning
+            if not _LINK.match(link["href"]):
+                del link["href"]
         # The first thing in the head: a policy holds for what comes after it.
-        return page.replace("<head>", f"<head>\n{rule}", 1), resources
+        policy = {"http-equiv": "Content-Security-Policy", "content": self._policy}
+        soup.head.insert(0, soup.new_tag("meta", attrs=policy))
+        return str(soup), resources
+
+
+_LINK = re.compile(r"https?://|mailto:|#|[\w./-]+(#[\w.-]*)?$", re.I)
 
 
 def _seed(config, nb, resources):

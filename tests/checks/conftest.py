@@ -50,13 +50,19 @@ def piece(monkeypatch):
     return made
 
 
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory):
+    """Folder of `course_lib.checks` as the student edition has it: with expectations as data."""
+    folder = tmp_path_factory.mktemp("checks")
+    (folder / "expected").mkdir()
+    (folder / "expected" / "algorithm.npz").write_bytes(expect.export("algorithm"))
+    return folder
+
+
 @pytest.fixture
-def student_edition(tmp_path, monkeypatch):
+def student_edition(shipped, monkeypatch):
     """The library as a student has it: expectations of the public seed as data, no mistakes in code."""
-    folder = tmp_path / "checks" / "expected"
-    folder.mkdir(parents=True)
-    (folder / "algorithm.npz").write_bytes(expect.export("algorithm"))
-    monkeypatch.setattr(expect, "resources", SimpleNamespace(files=lambda package: folder.parent))
+    monkeypatch.setattr(expect, "resources", SimpleNamespace(files=lambda package: shipped))
     monkeypatch.setitem(sys.modules, "course_lib.misconceptions", None)
     monkeypatch.delattr(course_lib, "misconceptions", raising=False)
     for cache in (expect.expectation, expect._read):

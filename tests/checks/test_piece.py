@@ -17,7 +17,7 @@ def test_a_piece_is_found_by_its_name(name):
 
 @pytest.mark.parametrize("name", ["algorithm.no_such", "batch_stats", "", None, 3, find])
 def test_an_unknown_piece_is_an_error_that_lists_those_there_are(name):
-    with pytest.raises(ValueError, match="expected the name of a piece, got .*: there are .*algorithm.batch_stats"):
+    with pytest.raises(ValueError, match=r"expected the name of a piece, got .*: there are .*algorithm\.batch_stats"):
         find(name)
 
 

@@ -183,6 +183,18 @@ def test_one_odd_observation_among_right_ones_costs_its_group(place, value):
     assert points({"check-batch-stats": [answer(bundle)]})["check-batch-stats"] == 3 - group.points
 
 
+@pytest.mark.parametrize("key", ["kind", "message", "line"])
+def test_what_a_terminal_would_obey_does_not_get_into_a_verdict(key):
+    bundle = copy.deepcopy(BUNDLES[STATS.name])
+    entry = bundle["scenarios"][STATS.scenarios[0].name]
+    entry["error"] = {"kind": "ValueError", "message": "", key: "\x1b]0;title\x07"}
+    entry["printed"] = "\x1b[2J"
+    text = str(judge_notebook(executed({"check-batch-stats": [answer(bundle)]}), SEED)["check-batch-stats"])
+    assert "title" in text
+    assert "note: ?[2J" in text
+    assert "\x1b" not in text and "\x07" not in text
+
+
 # --- a student's own outputs
 
 
@@ -222,6 +234,12 @@ def test_observations_outside_of_checks_are_dropped():
 
 def test_half_a_character_is_replaced():
     assert shown(stream("a\ud800b"))[0].text == "a?b"
+
+
+def test_the_name_of_a_cells_file_is_the_same_at_every_regrade():
+    [first] = shown(stream("/tmp/ipykernel_4711/679981650.py:3: UserWarning: slow"))
+    [second] = shown(stream("/tmp/ipykernel_42/679981650.py:3: UserWarning: slow"))
+    assert first.text == second.text == "cell 679981650.py:3: UserWarning: slow"
 
 
 def test_long_output_is_cut_and_says_so():

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from nbclient import NotebookClient
 
@@ -88,7 +89,7 @@ def test_the_kernels_environment_is_made_from_nothing(ran):
     environment = ran["found"]["environment"]
     assert "A_SECRET_OF_THE_GRADER" not in environment
     assert (environment[GRADING_SEED], environment[GRADING_SECONDS]) == ("77", "16.0")
-    given = {"PATH", "HOME", "IPYTHONDIR", "MPLCONFIGDIR", "MPLBACKEND", "LANG", "NBGRADER_EXECUTION"}
+    given = {"PATH", "HOME", "IPYTHONDIR", "MPLCONFIGDIR", "MPLBACKEND", "LANG", "NBGRADER_EXECUTION", "PYTHONHASHSEED"}
     of_jupyter = {"JPY_PARENT_PID", "PYDEVD_USE_FRAME_EVAL", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TERM"}
     of_jupyter |= {"GIT_PAGER", "PAGER", "LC_CTYPE", "JPY_SESSION_NAME"}
     assert set(environment) - of_jupyter == {*given, GRADING_SEED, GRADING_SECONDS}
@@ -126,15 +127,23 @@ def test_nothing_of_a_kernel_is_left_in_the_temporary_folder(ran):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups")
-def test_a_process_that_was_left_behind_is_ended():
-    code = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)']).pid)"
-    pid = int(run(with_answer(code))["batch-stats"].outputs[0].text)
-    status = Path(f"/proc/{pid}/stat")
-    assert not status.exists() or status.read_text().split()[2] == "Z"
+@pytest.mark.parametrize("afterwards", ["", "import os; os._exit(1)"], ids=["kernel lives", "kernel is dead"])
+def test_a_process_that_was_left_behind_is_ended(afterwards):
+    mark = f"left by test {os.getpid()}"
+    code = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)  # {mark}'])"
+    run(with_answer(f"{code}\n{afterwards}"))
+    commands = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    assert not any(mark in command for command in commands)
 
 
-def received(messages):
-    """The outputs of a cell after these messages from its kernel."""
+def test_what_is_written_past_jupyter_does_not_reach_the_graders_terminal(capfd):
+    past = "import os, sys; print(os.write(sys.stderr._original_stdstream_copy, b'past Jupyter'))"
+    assert run(with_answer(past))["batch-stats"].outputs[0].text == "12\n"
+    assert capfd.readouterr() == ("", "")
+
+
+def listening(messages):
+    """An execution, and one of its cells, after these messages from the kernel."""
     notebook = with_answer("x = 1")
     execute = CourseExecute()
     NotebookClient.__init__(execute, notebook)
@@ -145,7 +154,18 @@ def received(messages):
     for kind, content in messages:
         message = {"msg_type": kind, "header": {"msg_type": kind}, "parent_header": {"msg_id": "m"}, "content": content}
         execute.process_message(message, cell, 1)
-    return cell.outputs
+    return execute, cell
+
+
+def received(messages):
+    """The outputs of a cell after these messages from its kernel."""
+    return listening(messages)[1].outputs
+
+
+def test_of_widgets_nothing_is_held_in_memory():
+    content = {"comm_id": "c", "target_name": "jupyter.widget", "data": {"state": {"text": "x" * 1000}}}
+    execute, _ = listening([("comm_open", content), ("comm_msg", content)])
+    assert not execute.widget_state
 
 
 def test_a_cell_that_shows_too_much_is_cut_in_memory():

@@ -21,7 +21,8 @@ TABLE = expected(PROBLEM_SET)
 def nbgrader(folder, *arguments):
     """Run an nbgrader command from the repository on a class somewhere else."""
     beside = Path(sys.executable).parent  # nbgrader calls `alembic` by its name
-    command = [sys.executable, "-m", "nbgrader", *arguments, f"--course-dir={folder}"]
+    where = f"--db=sqlite:///{folder}/gradebook.db" if arguments[0] == "export" else f"--course-dir={folder}"
+    command = [sys.executable, "-m", "nbgrader", *arguments, where]
     environment = {**os.environ, "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -130,4 +131,4 @@ def test_nothing_in_feedback_is_live(course, student):
 
 
 def test_scripts_are_shown_as_text(course):
-    assert "&lt;script&gt;alert(&#x27;output&#x27;)" in page(course, "scripts").replace("&#39;", "&#x27;")
+    assert "&lt;script&gt;alert('output')" in page(course, "scripts")

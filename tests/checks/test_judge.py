@@ -1,0 +1,450 @@
+"""Comparing observations with what is right: messages, hints, and bundles that nobody's code has made."""
+
+import base64
+import copy
+import math
+
+import numpy as np
+import pytest
+
+from course_lib.checks.expect import expectation
+from course_lib.checks.judge import distance, judge, tolerance
+from course_lib.checks.observe import encode, observe
+from course_lib.checks.piece import Scenario, find, pieces
+from course_lib.misconceptions import edit, reference
+
+STATS, FORWARD = find("algorithm.batch_stats"), find("algorithm.batch_norm_forward")
+BACKWARD, IDENTITY = find("algorithm.batch_norm_backward"), find("algorithm.recover_identity")
+PIECES = pieces()
+every_piece = pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.attribute)
+
+
+def judged(piece, impl, seed=0, **options):
+    return judge(piece, observe(piece, impl, seed, **options), seed)
+
+
+def right_bundle(piece, seed=0):
+    return copy.deepcopy(observe(piece, reference(piece.name), seed))
+
+
+def hints(verdict):
+    return {row.misconception for row in verdict.rows if row.hint}
+
+
+# --- points -----------------------------------------------------------------------------------------------------
+
+
+@every_piece
+def test_the_reference_has_full_marks(piece, through_json):
+    verdict = judge(piece, through_json(right_bundle(piece)), 0)
+    assert verdict.passed and verdict.points == piece.max_points and verdict.notes == ()
+
+
+@every_piece
+def test_points_of_a_verdict_are_those_of_the_piece(piece):
+    verdict = judged(piece, lambda *args, **kwargs: None)
+    assert verdict.points == 0 and verdict.max_points == piece.max_points
+    assert [row.title for row in verdict.rows] == [group.title for group in piece.groups]
+
+
+@pytest.mark.parametrize(
+    ("piece", "scenario", "name"),
+    [(p, s.name, name) for p in PIECES for s in p.scenarios for name in expectation(p, 0).truth[s.name]["seen"]],
+    ids=lambda v: getattr(v, "attribute", v),
+)
+def test_a_group_scores_only_if_all_its_observations_are_right(piece, scenario, name):
+    bundle = right_bundle(piece)
+    del bundle["scenarios"][scenario]["seen"][name]
+    lost = {row.title for row in judge(piece, bundle, 0).rows if not row.passed}
+    assert lost == {group.title for group in piece.groups if scenario in [s.name for s in group.scenarios]}
+
+
+@pytest.mark.parametrize("off", [0.5, 2.0])
+@pytest.mark.parametrize(
+    ("piece", "scenario", "name"),
+    [
+        (p, s, name)
+        for p in PIECES
+        for s in p.scenarios
+        for name, want in expectation(p, 0).truth[s.name]["seen"].items()
+        if "array" in want
+    ],
+    ids=lambda v: getattr(v, "attribute", getattr(v, "name", v)),
+)
+def test_a_value_is_right_within_its_tolerance_and_wrong_beyond(piece, scenario, name, off):
+    bundle, want = right_bundle(piece), expectation(piece, 0).truth[scenario.name]["seen"][name]
+    values = np.frombuffer(base64.b64decode(want["array"]), "<f8").reshape(want["shape"]).copy()
+    values.flat[-1] += off * tolerance(scenario, name, want)
+    bundle["scenarios"][scenario.name]["seen"][name] = {**encode(values), "dtype": want["dtype"]}
+    assert judge(piece, bundle, 0).passed is (off < 1)
+
+
+@every_piece
+def test_observations_of_another_seed_score_nothing(piece):
+    assert judge(piece, right_bundle(piece, seed=1), 2).points == 0
+
+
+@every_piece
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_constants_score_nothing_even_with_the_right_digests(piece, seed):
+    # A bundle learnt by heart from the public seed; every group has an array that the seed decides.
+    bundle, asked = right_bundle(piece), right_bundle(piece, seed)
+    for name, entry in bundle["scenarios"].items():
+        entry["digest"] = asked["scenarios"][name]["digest"]
+    assert judge(piece, bundle, seed).points == 0
+
+
+@every_piece
+def test_every_group_has_an_array_that_the_seed_decides(piece):
+    truths = [expectation(piece, seed).truth for seed in range(4)]
+    for group in piece.groups:
+        arrays = {
+            (s.name, name)
+            for s in group.scenarios
+            for name, want in truths[0][s.name]["seen"].items()
+            if "array" in want and len({truth[s.name]["seen"].get(name, {}).get("array") for truth in truths}) == 4
+        }
+        assert arrays, group.title
+
+
+# --- messages ---------------------------------------------------------------------------------------------------
+
+
+def stats(result):
+    """Source of a batch_stats with this result."""
+    return f"""
+        def batch_stats(x):
+            axes = (0, *range(2, x.ndim))
+            if x.size // x.shape[1] < 2:
+                raise ValueError("two few")
+            mean, var = x.mean(axes), x.var(axes)
+            {result}
+    """
+
+
+@pytest.mark.parametrize(
+    ("result", "message", "expected", "got"),
+    [
+        (
+            "raise KeyError('c')",
+            "raised KeyError: 'c' (line 6 of batch_stats: raise KeyError('c'))",
+            "no exc",
+            "KeyError",
+        ),
+        ("raise TypeError", "raised TypeError (line 6 of batch_stats: raise TypeError)", "no exception", "TypeError"),
+        ("raise SystemExit(1)", "raised SystemExit: 1 (line 6", "no exception", "SystemExit"),
+        ("return None", "expected a tuple (mean, var) to be returned, got None: is there a return?", "", ""),
+        ("return mean", "expected a tuple (mean, var) to be returned, got ndarray of shape (", "", ""),
+        ("return mean, var, x", "expected a tuple (mean, var) to be returned, got 3 values", "", ""),
+        ("return mean * np.nan, var", "mean: nan where a number should be in channel 0", "", "nan"),
+        ("return mean, var / np.array(0)", "var: inf where a number should be in channel 0", "", "inf"),
+        ("return mean, var + 1", "var: wrong value in channel 0 (largest error 1, tolerance", "", ""),
+        ("return mean[:, None], var", "mean: wrong shape", "shape (", ", 1)"),
+        ("return mean, var.astype('f2')", "var: wrong dtype", "float64", "float16"),
+        ("return mean, var.astype(int)", "var: wrong dtype", "float64", "int64"),
+        ("return mean, None", "var: not an array", "float64 array of shape (", "None"),
+        ("return mean, var.tolist()", "var: not an array", "float64 array of shape (", "list"),
+        ("return 'mean', var", "mean: not an array", "float64 array of shape (", "mean"),
+        ("return mean, 10**5000", "var: not an array", "float64 array of shape (", "int"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
+def test_each_kind_of_wrong_answer_has_its_own_words(answer, result, message, expected, got):
+    row = judged(STATS, answer(stats(result))).rows[0]
+    assert row.points == 0
+    assert row.message.startswith(message)
+    assert expected in row.expected and got in row.got
+
+
+def test_a_wrong_value_is_shown_beside_the_right_one():
+    row = judged(IDENTITY, lambda mean, var, eps=1e-5: (2 * np.sqrt(var + eps), mean)).rows[0]
+    assert float(row.got) == pytest.approx(2 * float(row.expected), rel=1e-5)
+
+
+def test_a_wrong_value_says_its_channel(answer):
+    source = "mean[-1] += 1; return mean, var"
+    channels = len(reference(STATS.name)(np.ones((2, 3)))[0])
+    row = judged(STATS, answer(stats(source))).rows[0]
+    assert f"in channel {channels - 1}" in row.message or f"in channel {channels}" in row.message
+
+
+def test_a_wrong_value_in_a_map_says_where():
+    def batch_norm_forward(x, gamma, beta, eps=1e-5):
+        y, cache = reference(FORWARD.name)(x, gamma, beta, eps)
+        y[1, 2] += 1
+        return y, cache
+
+    message = judged(FORWARD, batch_norm_forward).rows[0].message
+    assert "y: wrong value in channel 2, first at [1, 2" in message
+
+
+def test_a_changed_input_is_named_before_the_values_are(answer):
+    row = judged(STATS, answer(stats("x += 0.5; return mean, var"))).rows[-1]
+    assert row.message == "an input was modified in place: work on a copy"
+    assert (row.expected, row.got) == ("the inputs as they were", "changed inputs")
+
+
+def test_a_missing_error_is_named():
+    impl = edit(STATS.name, [("if rows.shape[1] < 2:", "if False:")])
+    row = judged(STATS, impl).rows[-1]
+    assert row.message.startswith("error for an input of shape (1, ")
+    assert (row.expected, row.got) == ("ValueError", "nothing")
+
+
+def test_a_loop_that_never_ends_is_named_and_the_rest_is_not_run(answer):
+    verdict = judged(STATS, answer("def batch_stats(x):\n    while True: pass"), limit=0.1)
+    assert verdict.rows[0].message == "stopped after 0.1 s: does a loop never end?"
+    assert {row.message for row in verdict.rows[1:]} == {"not run, because an earlier run had to be stopped"}
+
+
+def test_a_stub_is_not_implemented_yet(answer):
+    verdict = judged(STATS, answer("def batch_stats(x):\n    raise NotImplementedError"))
+    assert verdict.points == 0 and verdict.messages == ["not implemented yet: batch_stats"]
+
+
+def test_the_words_of_a_stub_are_repeated(answer):
+    impl = answer("def batch_stats(x):\n    raise NotImplementedError('yours to write')")
+    assert judged(STATS, impl).messages == ["not implemented yet: batch_stats yours to write"]
+
+
+def test_a_part_that_is_finished_scores(answer):
+    impl = answer(
+        stats("\n            ".join(["if x.ndim > 2: raise NotImplementedError('maps')", "return mean, var"]))
+    )
+    verdict = judged(STATS, impl)
+    assert verdict.rows[0].passed and not verdict.rows[1].passed
+    assert "raised NotImplementedError: maps" in verdict.rows[1].message
+
+
+@pytest.mark.parametrize("code", ["print('shapes')", "import warnings; warnings.warn('shapes')"])
+def test_printing_and_warnings_are_notes_and_cost_nothing(answer, code):
+    verdict = judged(STATS, answer(stats(f"{code}; return mean, var")))
+    assert verdict.passed
+    assert len(verdict.notes) == 1 and "shapes" in verdict.notes[0]
+
+
+def test_notes_are_few(answer):
+    notes = judged(STATS, answer(stats("print(*range(90), sep='\\n'); return mean, var"))).notes
+    assert notes == ("0", "1", "2", "3", "4", "…")
+
+
+def test_notes_are_short(answer):
+    notes = judged(STATS, answer(stats("print('z' * 900); return mean, var"))).notes
+    assert notes == ("z" * 200,)
+
+
+def test_a_list_is_as_good_as_a_tuple(answer):
+    assert judged(STATS, answer(stats("return [mean, var]"))).passed
+
+
+# --- hints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "mistake"),
+    [
+        ("return mean, x.var(axes, ddof=1)", "unbiased_variance"),
+        ("return mean, x.std(axes)", "standard_deviation"),
+        ("return x.mean(0), ((x - x.mean(0)) ** 2).mean(0)", "batch_axis_only"),
+        ("m = np.mean(x * x, axes); return mean, m - mean**2", "one_pass_variance"),
+        ("return mean.astype(float), var.astype(float)", "float64_returned"),
+        (
+            "x -= mean.reshape(1, -1, *[1] * (x.ndim - 2)); return mean, np.square(x).mean(axes)",
+            "input_centred_in_place",
+        ),
+    ],
+)
+def test_a_mistake_is_recognised_in_other_words(answer, result, mistake):
+    assert hints(judged(STATS, answer(stats(result)))) == {mistake}
+
+
+@pytest.mark.parametrize("result", ["return mean, 0.9 * var", "return var, mean", "raise ValueError('x')", "return 0"])
+def test_what_is_no_known_mistake_has_no_hint(answer, result):
+    verdict = judged(STATS, answer(stats(result)))
+    assert not verdict.passed and hints(verdict) == set()
+
+
+def test_the_kind_of_an_error_is_no_hint():
+    # no_broadcast raises a ValueError for maps too, but what came for the table is another mistake.
+    def batch_norm_forward(x, gamma, beta, eps=1e-5):
+        if x.ndim > 2:
+            raise ValueError("tables only")
+        y, cache = reference(FORWARD.name)(x, gamma, beta, eps)
+        return 0.9 * y, cache
+
+    assert hints(judged(FORWARD, batch_norm_forward)) == set()
+
+
+def test_two_mistakes_in_two_groups_have_two_hints():
+    impl = edit(
+        BACKWARD.name,
+        [
+            ("(gamma * invstd)", "invstd"),
+            ("return dx, dgamma, dbeta", "return dx, dgamma / n, dbeta / n"),
+        ],
+    )
+    assert hints(judged(BACKWARD, impl)) == {"gamma_missing", "parameter_gradients_averaged"}
+
+
+def test_two_mistakes_in_one_group_have_none():
+    impl = edit(IDENTITY.name, [("np.sqrt(var + var.dtype.type(eps))", "np.sqrt(var)"), ("mean.copy()", "-mean")])
+    assert hints(judged(IDENTITY, impl)) == set()
+
+
+# --- tolerance and distance -------------------------------------------------------------------------------------
+
+
+def scenario(**within):
+    return Scenario("s", None, ("float32",), within, False)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "allowed"),
+    [("float32", 1, 256 * 2**-23), ("float32", 1000, 256e3 * 2**-23), ("float64", 1, 1e-9), ("float64", 50, 50e-9)],
+)
+def test_the_tolerance_is_the_dtypes_times_the_largest_value(dtype, scale, allowed):
+    want = encode(np.array([0.1, -scale], dtype))
+    assert tolerance(scenario(), "y", want) == pytest.approx(allowed)
+
+
+def test_the_tolerance_of_zeros_is_the_dtypes_own():
+    assert tolerance(scenario(), "y", encode(np.zeros(3))) == 1e-9
+
+
+def test_a_named_tolerance_holds_where_it_is_named():
+    want = encode(np.ones(2))
+    assert (tolerance(scenario(y=0.2), "y", want), tolerance(scenario(y=0.2), "x", want)) == (0.2, 1e-9)
+
+
+@pytest.mark.parametrize("off", [0.0, 0.5, 2.0, 1e300])
+def test_distance_is_the_largest_error_in_tolerances(off):
+    assert distance(encode(np.array([1.0, 2.0 + off])), encode(np.array([1.0, 2.0])), 0.5) == off / 0.5
+
+
+def test_the_largest_float_is_just_far_away():
+    assert distance(encode(np.array([1.7e308])), encode(np.array([-1.7e308])), 1e-9) == math.inf
+
+
+@pytest.mark.parametrize(
+    "got",
+    [
+        {},
+        {"fact": 1.0},
+        {"other": "list"},
+        encode(np.ones((2, 1))),
+        encode(np.ones(3)),
+        encode(np.float32([1, 1])),
+        encode(np.array([1.0, np.nan])),
+        encode(np.array([np.inf, 1.0])),
+        {**encode(np.ones(2)), "array": "AAAA"},
+    ],
+)
+def test_another_form_is_infinitely_far(got):
+    assert distance(got, encode(np.ones(2)), 1e9) == math.inf
+
+
+@pytest.mark.parametrize(("got", "far"), [(True, 0), (False, math.inf), (None, math.inf)])
+def test_a_fact_is_right_or_infinitely_far(got, far):
+    assert distance(encode(got), encode(True), 0.0) == far
+
+
+# --- forged bundles ---------------------------------------------------------------------------------------------
+
+JUNK = [
+    None,
+    True,
+    0,
+    -1,
+    10**30,
+    1e308,
+    math.nan,
+    "",
+    "x" * 5000,
+    "\ud800",
+    "<script>",
+    [],
+    [[]],
+    [10**9] * 500,
+    {},
+    {"array": "AAAAAAAAAAA=", "dtype": "float64", "shape": []},
+    {"array": "AAAAAAAAAAA=", "dtype": "float64", "shape": [10**9, 10**9]},
+    {"array": 3, "dtype": 4, "shape": 5},
+    {"array": "", "dtype": "O", "shape": None},
+    {"fact": {"fact": []}},
+    {"fact": 10**5000},
+    {"kind": "NotImplementedError", "message": "x" * 5000},
+    {"kind": ["TimeLimit"], "message": {}, "line": []},
+    {"seen": {}, "error": None, "printed": "", "digest": ""},
+]
+
+
+def paths(value, path=()):
+    """Every place in a bundle."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from paths(inner, (*path, key))
+
+
+def replaced(bundle, path, junk):
+    if not path:
+        return junk
+    bundle = copy.deepcopy(bundle)
+    place = bundle
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = junk
+    return bundle
+
+
+def short(verdict):
+    texts = [(row.expected, row.got) for row in verdict.rows]
+    return all(len(text) <= 120 for pair in texts for text in pair) and all(len(m) <= 1200 for m in verdict.messages)
+
+
+@every_piece
+def test_no_forged_bundle_raises_or_scores_where_it_was_forged(piece):
+    bundle = right_bundle(piece)
+    groups = {s.name: group.title for group in piece.groups for s in group.scenarios}
+    for path in paths(bundle):
+        for junk in JUNK:
+            verdict = judge(piece, replaced(bundle, path, junk), 0)
+            assert short(verdict) and verdict.to_html().encode(), (path, junk)
+            # A piece, a seed, what was printed, and a repetition of the truth decide nothing.
+            scenario, part = (*path[1:], None, None)[:2]
+            if path[:1] in [("piece",), ("seed",)] or (part == "printed" and isinstance(junk, str)):
+                continue
+            if (part == "error" and junk is None) or (path[-1:] == ("fact",) and junk is True):
+                continue
+            lost = {groups[scenario]} if scenario else set(groups.values())
+            assert lost <= {row.title for row in verdict.rows if not row.passed}, (path, junk)
+
+
+@every_piece
+@pytest.mark.parametrize("bundle", [None, 3, "full marks", [], {}, {"scenarios": {}}, {"points": 3}])
+def test_no_bundle_is_no_points(piece, bundle):
+    verdict = judge(piece, bundle, 0)
+    assert verdict.points == 0
+    assert verdict.messages == ["no observations came back from the kernel for this part"]
+
+
+def test_what_is_beside_a_bundle_is_not_read():
+    bundle = right_bundle(STATS)
+    bundle["points"] = bundle["scenarios"]["more"] = 99
+    assert judge(STATS, bundle, 0).points == STATS.max_points
+
+
+def test_the_judge_does_not_change_the_bundle():
+    bundle = right_bundle(STATS)
+    before = copy.deepcopy(bundle)
+    judge(STATS, bundle, 1)
+    assert bundle == before
+
+
+@every_piece
+def test_expected_and_got_are_short_for_every_mistake(piece):
+    from course_lib.misconceptions import catalogue
+
+    for mistake in catalogue(piece.topic):
+        if mistake.piece == piece.name:
+            assert short(judged(piece, mistake.implementation())), mistake.name
