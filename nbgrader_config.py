@@ -1,6 +1,6 @@
 """Configuration of nbgrader for this course: run its commands from this folder.
 
-A class may live elsewhere: `nbgrader autograde ps1-algorithm --course DIR`.
+A class may live elsewhere: `nbgrader autograde ps1-algorithm --course-dir DIR`.
 """
 
 from course_lib.authoring.paths import EXERCISES, SOURCE
@@ -9,7 +9,7 @@ from course_lib.grading import plugins
 c = get_config()  # noqa: F821 (nbgrader provides it)
 
 c.CourseDirectory.course_id = "batchnorm-by-building-it"
-# Absolute, so that they stay this repository's when --course names another folder for the class.
+# Absolute, so that they stay this repository's when --course-dir names another folder for the class.
 c.CourseDirectory.source_directory = str(SOURCE)
 c.CourseDirectory.release_directory = str(EXERCISES)
 # Records are the instructor's: they are not copied to the feedback.

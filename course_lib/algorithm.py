@@ -51,7 +51,7 @@ def batch_norm_forward(x, gamma, beta, eps=1e-5):
     """Normalise every channel by its batch statistics, then scale and shift it.
 
     x̂ = (x − mean) / √(var + eps) and y = gamma · x̂ + beta, with the biased variance and eps inside
-    the root. A constant channel comes out as exactly beta.
+    the root.
 
     Args:
         x: (N, C, *spatial), float32 or float64, n ≥ 2.
@@ -81,7 +81,7 @@ def batch_norm_forward(x, gamma, beta, eps=1e-5):
     per_channel = (1, channels) + (1,) * (x.ndim - 2)
     first = (slice(0, 1), slice(None)) + (slice(0, 1),) * (x.ndim - 2)
     # The output does not change when a channel is shifted: shift by one of its values, and the rounding
-    # of a large mean never reaches y.
+    # of a large mean never reaches y. A constant channel is then exactly zero, and y exactly beta.
     shifted = x - x[first] if x.size else x
     mean, var = batch_stats(shifted)
     invstd = 1 / np.sqrt(var + x.dtype.type(eps))
@@ -135,7 +135,7 @@ def batch_norm_backward(dy, cache):
 def recover_identity(mean, var, eps=1e-5):
     """The gamma and beta that make the layer the identity on data with these statistics.
 
-    gamma = √(var + eps) and beta = mean undo the normalisation, for this one set of statistics only.
+    With them the layer gives back its input, eps and all, for this one set of statistics only.
 
     Args:
         mean, var: (C,), float32 or float64, the statistics of the data; var biased and not negative.

@@ -23,7 +23,7 @@ def plug_in(*implementations, origin="this session"):
         origin: what `whose` says about them.
 
     Raises:
-        ValueError: a name that is none of the course's pieces.
+        ValueError: a name that is none of the course's pieces, or a piece that is not written yet.
 
     Example:
         >>> from course_lib.algorithm import recover_identity
@@ -40,6 +40,8 @@ def plug_in(*implementations, origin="this session"):
     for name, implementation in zip(names, implementations, strict=True):
         if name not in known:
             raise ValueError(f"expected one of the pieces {', '.join(known)}, got {name or implementation!r}")
+        if _is_stub(implementation):
+            raise ValueError(f"{name} is not written yet: finish its exercise in {known[name].problem_set} first")
     for name, implementation in zip(names, implementations, strict=True):
         _plug(known[name], implementation, origin)
 
@@ -61,7 +63,8 @@ def plug_in_from(notebook):
 
     Raises:
         FileNotFoundError: no such notebook; the message says where was looked.
-        ValueError: a notebook without pieces of the topic it is named after.
+        ValueError: a notebook without finished pieces of the topic it is named after.
+        RuntimeError: an answer cell that does not run; the message names it.
 
     Returns:
         Names of the pieces that were found and plugged in.
@@ -74,24 +77,52 @@ def plug_in_from(notebook):
     with contextlib.redirect_stdout(io.StringIO()):
         for i, cell in enumerate(cells[: checks[-1]] if checks else cells):
             if i not in checks:
-                exec(compile(_python(cell), f"{path} cell {i + 1}", "exec"), namespace)
+                _run(cell, path, namespace)
     topic = path.stem.replace("-", "_")
     mine = [piece for piece in pieces() if piece.topic == topic and piece.attribute in namespace]
+    mine = [piece for piece in mine if not _is_stub(namespace[piece.attribute])]
     if not mine:
-        raise ValueError(f"expected a notebook named after its topic, with pieces of it, got {path}")
+        raise ValueError(f"expected a notebook named after its topic, with finished pieces of it, got {path}")
     for piece in mine:
         _plug(piece, namespace[piece.attribute], str(path))
     return [piece.attribute for piece in mine]
 
 
 def whose():
-    """Which pieces of the library are the student's: {piece name: "yours, from …" or "the course's"}.
+    """Which pieces of the library are the student's.
+
+    Returns:
+        {piece name: "yours, from …", "the course's", or, in the student edition, "not written yet"}.
 
     Example:
         >>> whose()["algorithm.batch_stats"]
         "the course's"
     """
-    return {p.name: f"yours, from {_ORIGINS[p.name]}" if p.name in _ORIGINS else "the course's" for p in pieces()}
+    return {piece.name: _owner(piece) for piece in pieces()}
+
+
+def _owner(piece):
+    if piece.name in _ORIGINS:
+        return f"yours, from {_ORIGINS[piece.name]}"
+    library = getattr(importlib.import_module(f"course_lib.{piece.topic}"), piece.attribute)
+    return f"not written yet: yours to write, in {piece.problem_set}" if _is_stub(library) else "the course's"
+
+
+def _is_stub(implementation):
+    """Whether a function does nothing but raise NotImplementedError."""
+    code = getattr(implementation, "__code__", None)
+    return code is not None and code.co_names == ("NotImplementedError",)
+
+
+def _run(cell, path, namespace):
+    """Run a cell of a notebook. One of the student's own may fail: it is an experiment, not an answer."""
+    marked = cell["metadata"].get("nbgrader", {})
+    try:
+        exec(compile(_python(cell), f"{path} {marked.get('grade_id', 'own cell')}", "exec"), namespace)
+    except Exception as error:
+        if marked:
+            reason = f"the cell {marked.get('grade_id')} of {path} does not run: {type(error).__name__}: {error}"
+            raise RuntimeError(reason) from error
 
 
 def _plug(piece, implementation, origin):

@@ -3,8 +3,8 @@
 import ast
 import json
 import os
-import re
 import shutil
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def stage(target):
 
 
 def _version():
-    return re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 
 def _stub(package, piece):
@@ -107,10 +107,11 @@ def write_zip(path, wheel, exercises):
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handed_out = Path(__file__).parent / "handed_out"
+    readme = (handed_out / "README.md").read_text(encoding="utf-8")
     sets = problem_sets()
     listing = "\n".join(f"* `{name}` (release {release_id(name)})" for name in sets)
     files = {
-        "README.md": (handed_out / "README.md").read_text(encoding="utf-8").replace("PROBLEM_SETS", listing).encode(),
+        "README.md": readme.replace("PROBLEM_SETS", listing).replace("BOOK_ADDRESS", _book_address()).encode(),
         "AGENTS.md": (handed_out / "AGENTS.md").read_bytes(),
         "requirements.txt": _requirements(wheel.name).encode(),
         wheel.name: wheel.read_bytes(),
@@ -124,6 +125,12 @@ def write_zip(path, wheel, exercises):
             info = zipfile.ZipInfo(f"{_NAME}/{name}", _EPOCH)
             info.external_attr = 0o644 << 16
             archive.writestr(info, data)
+
+
+def _book_address():
+    """Where students find the book: `[tool.batchnorm-course] book-url` of pyproject.toml, if an instructor set it."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["batchnorm-course"]
+    return settings["book-url"] or "your instructor tells you where it is"
 
 
 def _requirements(wheel):

@@ -70,7 +70,7 @@ table = stats.group("mean and variance of a table (N, C)", points=0.5)
 
 @table.scenario()
 def stats_of_table(impl, case):
-    return _stats(impl, case.given(_table(case)))
+    return _stats(impl, case.given(_table(case), "x"))
 
 
 maps = stats.group("one mean and variance per channel at any rank", points=1)
@@ -78,12 +78,19 @@ maps = stats.group("one mean and variance per channel at any rank", points=1)
 
 @maps.scenario()
 def stats_of_maps(impl, case):
-    return _stats(impl, case.given(_maps(case)))
+    return _stats(impl, case.given(_maps(case), "x"))
 
 
 @maps.scenario()
 def stats_of_other_ranks(impl, case):
-    return _stats(impl, case.given(_other_rank(case)))
+    return _stats(impl, case.given(_other_rank(case), "x"))
+
+
+@maps.scenario()
+def stats_of_one_image(impl, case):
+    # N = 1, and yet enough values per channel.
+    shape = (1, case.integer(2, 4), 6, 5)
+    return _stats(impl, case.array(shape, mean=case.uniform(-3, 3), std=2.0))
 
 
 far = stats.group("accurate when the mean is large (float32, mean 1e4, std about 1)", points=1)
@@ -91,12 +98,12 @@ far = stats.group("accurate when the mean is large (float32, mean 1e4, std about
 
 @far.scenario(dtypes=("float32",), within=LARGE_MEAN, rounding=True)
 def stats_far_from_zero(impl, case):
-    return _in_dtype_of(case, _stats(impl, case.given(_far_table(case))))
+    return _in_dtype_of(case, _stats(impl, case.given(_far_table(case), "x")))
 
 
 @far.scenario(dtypes=("float32",), within=LARGE_MEAN, rounding=True)
 def stats_of_maps_far_from_zero(impl, case):
-    return _in_dtype_of(case, _stats(impl, case.given(_far_maps(case))))
+    return _in_dtype_of(case, _stats(impl, case.given(_far_maps(case), "x")))
 
 
 contract = stats.group("same dtype out, input untouched, too few values refused", points=0.5)
@@ -104,8 +111,8 @@ contract = stats.group("same dtype out, input untouched, too few values refused"
 
 @contract.scenario(dtypes=("float32",))
 def stats_keep_float32(impl, case):
-    result = _stats(impl, case.given(_table(case)))
-    return {**_in_dtype_of(case, {"mean": result["mean"]}), **_dtypes(result), "inputs untouched": case.untouched()}
+    result = _stats(impl, case.given(_table(case), "x"))
+    return {**_in_dtype_of(case, {"mean": result["mean"]}), **_dtypes(result), "inputs changed": case.changed()}
 
 
 @contract.scenario()
@@ -123,8 +130,8 @@ forward = Piece("algorithm.batch_norm_forward", call="batch_norm_forward(x, gamm
 def _forward(impl, case, x, scales=(0.5, 2), shifts=(-2, 2), **eps):
     """y and the three parts of the cache, for random gamma and beta between these limits."""
     c = x.shape[1]
-    gamma, beta = case.given(case.uniform(*scales, c)), case.given(case.uniform(*shifts, c))
-    result = named(impl(case.given(x), gamma, beta, **eps), "y", "cache")
+    gamma, beta = case.given(case.uniform(*scales, c), "gamma"), case.given(case.uniform(*shifts, c), "beta")
+    result = named(impl(case.given(x, "x"), gamma, beta, **eps), "y", "cache")
     return result["y"], result["cache"]
 
 
@@ -133,13 +140,13 @@ output = forward.group("y of tables and maps, with a large eps and with the defa
 
 @output.scenario()
 def forward_of_table(impl, case):
-    y, _ = _forward(impl, case, _table(case), eps=float(case.uniform(0.5, 1)))
+    y, _ = _forward(impl, case, _table(case), eps=case.number("eps", 0.5, 1))
     return {"y": y}
 
 
 @output.scenario()
 def forward_of_maps(impl, case):
-    y, _ = _forward(impl, case, _maps(case), eps=float(case.uniform(0.5, 1)))
+    y, _ = _forward(impl, case, _maps(case), eps=case.number("eps", 0.5, 1))
     return {"y": y}
 
 
@@ -155,7 +162,7 @@ cached = forward.group("cache = (x_hat, gamma, invstd)", points=1)
 
 @cached.scenario()
 def forward_cache(impl, case):
-    _, cache = _forward(impl, case, _maps(case), eps=float(case.uniform(0.5, 1)))
+    _, cache = _forward(impl, case, _maps(case), eps=case.number("eps", 0.5, 1))
     return named(cache, "x_hat", "gamma", "invstd")
 
 
@@ -179,7 +186,7 @@ def forward_keeps_float32(impl, case):
     axes = (0, *range(2, np.ndim(y)))
     # The mean of y is beta whatever the variance was: this group is about the contract, not about the formula.
     mean_of_y = _in_dtype_of(case, {"mean of y": np.mean(y, axis=axes)})
-    return {**mean_of_y, **dtypes, "inputs untouched": case.untouched()}
+    return {**mean_of_y, **dtypes, "inputs changed": case.changed()}
 
 
 # --- batch_norm_backward ----------------------------------------------------------------------------------------
@@ -193,9 +200,10 @@ def _backward(impl, case, x):
     # As a forward with a large eps leaves it: Σx̂² is not n, and the formula divides by n.
     invstd = 1 / np.sqrt(x.var(axes, keepdims=True) + case.uniform(0.5, 1))
     x_hat = (x - x.mean(axes, keepdims=True)) * invstd
-    cache = (case.given(x_hat), case.given(case.uniform(0.5, 2, c)), case.given(invstd.ravel()))
+    gamma = case.given(case.uniform(0.5, 2, c), "gamma")
+    cache = (case.given(x_hat, "x_hat"), gamma, case.given(invstd.ravel(), "invstd"))
     # A mean that is not zero, and a slope along x_hat: both coupling terms matter.
-    dy = case.given(case.draw(x.shape, 1.0) + 0.7 * x_hat)
+    dy = case.given(case.draw(x.shape, 1.0) + 0.7 * x_hat, "dy")
     return named(impl(dy, cache), "dx", "dgamma", "dbeta")
 
 
@@ -239,7 +247,7 @@ contract = backward.group("same dtype out, inputs untouched", points=0.5)
 def backward_keeps_float32(impl, case):
     result = _backward(impl, case, _table(case))
     dbeta = _in_dtype_of(case, {"dbeta": result["dbeta"]})
-    return {**dbeta, **_dtypes(result), "inputs untouched": case.untouched()}
+    return {**dbeta, **_dtypes(result), "inputs changed": case.changed()}
 
 
 # --- recover_identity -------------------------------------------------------------------------------------------
@@ -249,9 +257,9 @@ identity = Piece("algorithm.recover_identity", call="recover_identity(mean, var,
 
 def _identity(impl, case, scale, **eps):
     c = case.integer(2, 5)
-    mean, var = case.array((c,), std=2.0), case.given(scale * case.uniform(0.5, 4, c))
+    mean, var = case.array((c,), std=2.0, name="mean"), case.given(scale * case.uniform(0.5, 4, c), "var")
     result = named(impl(mean, var, **eps), "gamma", "beta")
-    return {**result, "inputs untouched": case.untouched()}
+    return {**result, "inputs changed": case.changed()}
 
 
 undone = identity.group("gamma and beta that undo the normalisation", points=1)
@@ -259,7 +267,7 @@ undone = identity.group("gamma and beta that undo the normalisation", points=1)
 
 @undone.scenario()
 def identity_with_given_eps(impl, case):
-    return _identity(impl, case, 1.0, eps=float(case.uniform(0.5, 1)))
+    return _identity(impl, case, 1.0, eps=case.number("eps", 0.5, 1))
 
 
 @undone.scenario(dtypes=("float32",))

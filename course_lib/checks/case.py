@@ -35,6 +35,7 @@ class Case:
         self.dtype = np.dtype(dtypes[self._rng.integers(len(dtypes))])
         self._lift = lift
         self._given = []
+        self._numbers = []
         self._hash = hashlib.sha256(str(self.dtype).encode())
 
     def integer(self, low, high):
@@ -47,6 +48,12 @@ class Case:
         """A float, or a float64 array of `shape`, between `low` and `high`."""
         return self._rng.uniform(low, high, shape)
 
+    def number(self, name, low, high):
+        """A Python float between `low` and `high` as an argument of the implementation, rounded to two digits."""
+        number = round(float(self._rng.uniform(low, high)), 2)
+        self._numbers.append(f"{name}={number}")
+        return number
+
     def choice(self, options):
         """One of `options`."""
         return options[self.integer(0, len(options) - 1)]
@@ -55,23 +62,28 @@ class Case:
         """Normal numbers in float64, to be worked on before they are `given`. Broadcasts mean and std."""
         return mean + std * self._rng.standard_normal(shape)
 
-    def given(self, values):
-        """`values` as an input of the implementation: rounded to the case's dtype, watched for changes."""
+    def given(self, values, name):
+        """`values` as the input `name` of the implementation: rounded to the case's dtype, watched for changes."""
         rounded = np.asarray(values, dtype=self.dtype)
         # Three digits are enough to notice other inputs, and too few to notice another CPU's last bit.
         scale = np.abs(rounded).max() if rounded.size else 0
         self._hash.update((np.round(rounded.astype(np.float64) / (scale or 1), 3) + 0.0).tobytes())
         array = rounded.astype(np.float64) if self._lift else rounded
-        self._given.append((array, array.copy()))
+        self._given.append((name, array, array.copy()))
         return array
 
-    def array(self, shape, mean=0.0, std=1.0):
+    def array(self, shape, mean=0.0, std=1.0, *, name="x"):
         """Normal numbers of `shape` as an input. mean and std broadcast against it."""
-        return self.given(self.draw(shape, mean, std))
+        return self.given(self.draw(shape, mean, std), name)
 
-    def untouched(self):
-        """Whether every input still holds what was handed out: an observation like any other."""
-        return all(np.array_equal(now, then, equal_nan=True) for now, then in self._given)
+    def changed(self):
+        """Names of the inputs that no longer hold what was handed out: an observation like any other."""
+        return ", ".join(name for name, now, then in self._given if not np.array_equal(now, then, equal_nan=True))
+
+    def asked(self):
+        """What was handed out, in words, so that a student can ask the same."""
+        arrays = [f"{name} {then.shape}" for name, _, then in self._given]
+        return f"{self.dtype}: {', '.join(arrays + self._numbers)}" if arrays else ""
 
     def digest(self):
         """Short digest of everything drawn, equal wherever the same question was asked."""

@@ -107,8 +107,7 @@ def _pack(truth, arrays):
                 key = f"a{len(arrays)}"
                 arrays[key] = _ten_digits(decode(value))
                 seen[name] = {**value, "array": key}
-        error = entry["error"] and {"kind": entry["error"]["kind"], "message": ""}
-        packed[scenario] = {"seen": seen, "error": error, "digest": entry["digest"]}
+        packed[scenario] = {**entry, "seen": seen, "printed": ""}
     return packed
 
 

@@ -5,6 +5,7 @@ writes counts as a wrong observation.
 """
 
 import math
+import re
 
 import numpy as np
 
@@ -112,8 +113,6 @@ def _recognise(piece, wanted, given, failing):
     exact = [group for group in failing if not _about_rounding(group)]
     found = {}
     for group in exact:
-        if all(given[scenario.name]["error"] for scenario in group.scenarios):
-            continue  # the kind of an error is too little to know a mistake by
         fits = (m for m in wanted.mistakes if _explains(group.scenarios, m.truth, wanted.truth, given))
         mistake = next((m for m in fits if _problem_of_group(group, wanted.truth, m.truth)), None)
         if mistake:
@@ -146,7 +145,7 @@ def _explains(scenarios, mistake, truth, given):
 
 def _same(scenario, mistake, truth, given):
     if mistake["error"] or given["error"]:
-        return bool(mistake["error"] and given["error"]) and mistake["error"]["kind"] == given["error"].get("kind")
+        return bool(mistake["error"] and given["error"]) and _stem(mistake["error"]) == _stem(given["error"])
     if scenario.rounding:
         return all(
             _right(scenario, name, want, mistake["seen"].get(name, {}))
@@ -162,6 +161,14 @@ def _same(scenario, mistake, truth, given):
     return True
 
 
+def _stem(error):
+    """What two runs of one mistake have in common in their errors: the kind, and how the message begins.
+
+    The kind alone is too little to know a mistake by, and the rest of a message quotes shapes.
+    """
+    return error["kind"], re.findall(r"[^\W\d_]+", error["message"])[:5]
+
+
 def _right(scenario, name, want, got):
     return distance(got, want, tolerance(scenario, name, want)) <= 1
 
@@ -173,30 +180,31 @@ def _problem_of_group(group, truth, given):
 def _problem(scenario, truth, given):
     """(message, expected, got) of the first difference, or None."""
     error = given["error"]
+    asked = f" [asked with {truth['asked']}]" if truth["asked"] else ""
     if error:
-        return _of_error(error)
+        return _of_error(error, asked)
     for name, want in truth["seen"].items():
         got = given["seen"].get(name, {})
         allowed = tolerance(scenario, name, want)
         if distance(got, want, allowed) > 1:
-            return _of_difference(name, got, want, allowed)
+            message, expected, had = _of_difference(name, got, want, allowed)
+            return message + asked, expected, had
     return None
 
 
-def _of_error(error):
+def _of_error(error, asked):
     kind, text = error["kind"], error["message"]
     where = f" ({error['line']})" if error.get("line") else ""
     if kind in ("TimeLimit", "NotRun", "WrongReturn", "Unreadable"):
         return text, "", ""
-    return f"raised {kind}{': ' * bool(text)}{text}{where}", "no exception", kind
+    return f"raised {kind}{': ' * bool(text)}{text}{where}{asked}", "no exception", kind
 
 
 def _of_difference(name, got, want, allowed):
     if "array" not in want:
-        sentences = {"inputs untouched": "an input was modified in place: work on a copy"}
-        if name in sentences:
-            return sentences[name], "the inputs as they were", "changed inputs"
-        return f"{name}: not as agreed", _short(want), _short(got)
+        if name == "inputs changed":
+            return f"modified in place: {_short(got)}. Work on a copy", "the inputs as they were", "changed inputs"
+        return name, _short(want), _short(got)
     if "array" not in got:
         return f"{name}: not an array", _short(want), _short(got)
     if got.get("shape") != want["shape"]:
@@ -299,5 +307,7 @@ def _as_value(value):
     if "fact" in value:
         fact = value["fact"]
         small = type(fact) is bool or (type(fact) is int and abs(fact) < 2**63)
-        return {"fact": fact if fact is None or small else plain(fact)}
+        if isinstance(fact, str):
+            return {"fact": plain(fact)}
+        return {"fact": fact} if fact is None or small else {}
     return {"other": plain(value.get("other"), 80)}

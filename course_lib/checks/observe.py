@@ -52,7 +52,7 @@ def observe(piece, impl, seed, *, lift=False, limit=TIME_LIMIT, budget=math.inf)
         budget: seconds all scenarios together may take; no scenario gets more than half of them.
 
     Returns:
-        A JSON-able bundle `{"piece", "seed", "scenarios": {name: {"seen", "error", "printed", "digest"}}}`.
+        A JSON-able bundle `{"piece", "seed", "scenarios": {name: {"seen", "error", "printed", "digest", "asked"}}}`.
     """
     scenarios = {}
     out_of_time = False
@@ -60,7 +60,7 @@ def observe(piece, impl, seed, *, lift=False, limit=TIME_LIMIT, budget=math.inf)
     for scenario in piece.scenarios:
         if out_of_time:
             error = {"kind": "NotRun", "message": "not run, because an earlier run had to be stopped"}
-            scenarios[scenario.name] = {"seen": {}, "error": error, "printed": "", "digest": ""}
+            scenarios[scenario.name] = {"seen": {}, "error": error, "printed": "", "digest": "", "asked": ""}
             continue
         entry = _observe_one(piece, scenario, impl, seed, lift, max(0.0, min(limit, until - time.monotonic())))
         out_of_time = bool(entry["error"]) and entry["error"]["kind"] == "TimeLimit"
@@ -87,7 +87,8 @@ def _observe_one(piece, scenario, impl, seed, lift, limit):
             error = _describe(raised)
     for warning in warned:
         print(f"{warning.category.__name__}: {_text(warning.message)}", file=printed)
-    return {"seen": seen, "error": error, "printed": _text(printed.getvalue(), _PRINTED), "digest": case.digest()}
+    said = _text(printed.getvalue(), _PRINTED)
+    return {"seen": seen, "error": error, "printed": said, "digest": case.digest(), "asked": case.asked()}
 
 
 def _encoded(observations):

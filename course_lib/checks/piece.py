@@ -125,7 +125,7 @@ def named(result, *names):
 
 
 def raised(function, *args, **kwargs):
-    """Name of the exception a call raises, `"ValueError"` for its subclasses too; `"nothing"` when it returns."""
+    """Name of the exception a call raises, `"ValueError"` for its subclasses too; `"no error"` when it returns."""
     try:
         function(*args, **kwargs)
     except NotImplementedError:
@@ -134,7 +134,7 @@ def raised(function, *args, **kwargs):
         return "ValueError"
     except Exception as error:
         return type(error).__name__
-    return "nothing"
+    return "no error"
 
 
 def _kind(value):

@@ -31,5 +31,6 @@ def expect_release(problem_set, release):
     if installed not in (None, release):
         raise ImportError(
             f"this notebook belongs to release {release} of {problem_set}, the installed course_lib to {installed}: "
-            "install the wheel from the zip that the notebook came in (pip install --force-reinstall course wheel)"
+            "in the folder of the zip that the notebook came in, run "
+            "pip install --force-reinstall --no-deps batchnorm_course_student-*.whl, and restart the kernel"
         )

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 __all__ = ["Row", "Verdict"]
 
+_SAME = "the same mistake as above"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -72,38 +74,38 @@ class Verdict:
         return f"{self.piece}: {self.points:g} of {self.max_points:g} points"
 
     def __str__(self):
-        lines = [self.headline]
+        lines, said = [self.headline], set()
         for row in self.rows:
             lines.append(f"  {'✓' if row.passed else '✗'} {row.title} ({row.points:g}/{row.max_points:g})")
             details = (("", row.message), ("expected: ", row.expected), ("got:      ", row.got))
             lines += [f"      {label}{text}" for label, text in details if text]
-        lines += [f"  → {hint} Read: {read}" for hint, read in self._hints()]
+            if row.hint:
+                lines.append(f"      → {_SAME}" if row.hint in said else f"      → {row.hint} Read: {row.read}")
+                said.add(row.hint)
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
     __repr__ = __str__
 
-    def _hints(self):
-        """Every hint once, with where to read on."""
-        return list(dict.fromkeys((row.hint, row.read) for row in self.rows if row.hint))
-
     def to_html(self):
         """The table as HTML, with every text escaped: it may quote what a student's code printed."""
         cell = 'style="text-align:left;vertical-align:top;padding:.3em .6em"'
-        body = []
+        body, said = [], set()
         for row in self.rows:
             mark = "✓ right" if row.passed else "✗ not yet"
-            texts = (f"{mark}, {row.points:g} of {row.max_points:g}", row.message, row.expected, row.got)
+            points = f"{mark},\u00a0{row.points:g}\u00a0of\u00a0{row.max_points:g}"
+            texts = (points, row.message, row.expected, row.got)
             cells = "".join(f"<td {cell}>{html.escape(text)}</td>" for text in texts)
             body.append(f'<tr><th scope="row" {cell}>{html.escape(row.title)}</th>{cells}</tr>')
+            if row.hint:
+                first = f"<strong>{html.escape(row.hint)}</strong> Read: {html.escape(row.read)}"
+                body.append(f'<tr><td colspan="5" {cell}>→ {_SAME if row.hint in said else first}</td></tr>')
+                said.add(row.hint)
         head = "".join(f'<th scope="col" {cell}>{name}</th>' for name in ("", "points", "what", "expected", "got"))
-        hints = "".join(
-            f"<p><strong>{html.escape(hint)}</strong> Read: {html.escape(read)}</p>" for hint, read in self._hints()
-        )
         notes = "".join(f"<p><small>Note: {html.escape(note)}</small></p>" for note in self.notes)
         return (
             f"<div><p><strong>{html.escape(self.headline)}</strong></p>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>{hints}{notes}</div>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>{notes}</div>"
         )
 
     def _repr_mimebundle_(self, **_):

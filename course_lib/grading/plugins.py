@@ -75,7 +75,7 @@ class CleanPage(SanitizeHTML):
             {*self.tags, "details", "div", "h1", "h2", "h3", "p", "small", "summary"}
             | {"table", "tbody", "td", "th", "thead", "tr", "br", "img"}
         )
-        self.attributes = {"th": ["scope", "style"], "td": ["style"], "a": ["href", "title"]}
+        self.attributes = {"th": ["scope", "style"], "td": ["colspan", "style"], "a": ["href", "title"]}
 
 
 class FeedbackPage(HTMLExporter):

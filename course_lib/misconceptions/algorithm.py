@@ -95,8 +95,38 @@ MISCONCEPTIONS = [
     _stats(
         "input_centred_in_place", _RESULT,
         "mean = (pivot + offset)[:, 0]\n    x -= mean.reshape(1, channels, *(1,) * (x.ndim - 2))\n    return mean, var",
-        "The input itself is centred by -=: whoever called still needs the data.",
+        "x itself is changed in place, by an operator such as -=: whoever called still needs the data.",
         DTYPE, "x -= mean, to save memory",
+    ),
+    _stats(
+        "values_swapped", _RESULT, "return var, (pivot + offset)[:, 0]",
+        "Mean and variance have changed places: the mean comes first.",
+        THREE_STEPS, "the order of torch.var_mean",
+    ),
+    _stats(
+        "sum_of_squares", _VAR, "np.square(shifted - offset).sum(axis=1)",
+        "The second value is the sum of the squared deviations: the variance is their mean.",
+        THREE_STEPS, "a forgotten 1/n",
+    ),
+    _stats(
+        "divided_by_batch_size", _VAR, "np.square(shifted - offset).sum(axis=1) / x.shape[0]",
+        "The squared deviations are divided by the batch size: a channel of images has more values than that.",
+        AXES, "code written for (N, D) and used on images",
+    ),
+    _stats(
+        "whole_tensor", _RESULT, "return x.mean(), x.var()",
+        "This is one mean and one variance of everything: every channel has its own.",
+        AXES, "x.mean() without an axis",
+    ),
+    _stats(
+        "reshaped_without_transposing", "np.moveaxis(x, 1, 0).reshape(channels, -1)", "x.reshape(channels, -1)",
+        "The values were regrouped without moving the channel axis to the front: rows mix channels.",
+        AXES, "x.reshape(C, -1)",
+    ),
+    _stats(
+        "batch_of_one_refused", "if rows.shape[1] < 2:", "if x.shape[0] < 2:",
+        "A batch of one image is refused: what counts is the number of values per channel, and its positions count.",
+        AXES, "taking n for the batch size",
     ),
     # --- batch_norm_forward
     _forward(
@@ -121,6 +151,21 @@ MISCONCEPTIONS = [
         EPS, "signatures carried over from Keras",
     ),
     _forward(
+        "eps_ignored", _INVSTD, "1 / np.sqrt(var + x.dtype.type(1e-5))",
+        "The argument eps is not used: 1e-5 is only its default.",
+        EPS, "a constant copied from the formula's default",
+    ),
+    _forward(
+        "multiplied_by_std", _INVSTD, "np.sqrt(var + x.dtype.type(eps))",
+        "The batch is multiplied by its standard deviation: divide by it.",
+        THREE_STEPS, "invstd that was never inverted",
+    ),
+    _forward(
+        "not_centred", "(shifted - mean.reshape(per_channel)) * invstd", "x * invstd",
+        "The mean is not taken off: centre the values before dividing.",
+        THREE_STEPS, "answers that skip the first step",
+    ),
+    _forward(
         "no_root", _INVSTD, "1 / (var + x.dtype.type(eps))",
         "The batch is divided by the variance: divide by its square root.",
         THREE_STEPS, "slips of the pen",
@@ -129,6 +174,21 @@ MISCONCEPTIONS = [
         "gamma_beta_swapped", _Y, "beta.reshape(per_channel) * x_hat + gamma.reshape(per_channel)",
         "gamma and beta have changed places: gamma multiplies, beta is added.",
         AFFINE, "tutorials that call them beta and gamma",
+    ),
+    _forward(
+        "no_shift", _Y, "gamma.reshape(per_channel) * x_hat",
+        "The shift is missing: beta is added at the end.",
+        AFFINE, "answers that stop after the scale",
+    ),
+    _forward(
+        "no_scale", _Y, "x_hat + beta.reshape(per_channel)",
+        "The scale is missing: x̂ is multiplied by gamma before beta is added.",
+        AFFINE, "answers that forget a parameter",
+    ),
+    _forward(
+        "shift_subtracted", _Y, "gamma.reshape(per_channel) * x_hat - beta.reshape(per_channel)",
+        "beta is subtracted: it is added.",
+        AFFINE, "a wrong sign",
     ),
     _forward(
         "no_scale_and_shift", _Y, "x_hat.copy()",
@@ -142,7 +202,7 @@ MISCONCEPTIONS = [
     ),
     _forward(
         "no_broadcast", _Y, "gamma * x_hat + beta",
-        "gamma and beta meet the last axis of x̂: give them a shape that lines up with axis 1.",
+        "A vector of shape (C,) meets the last axis of x: give it a shape that lines up with axis 1.",
         AXES, "layers written for (N, D) and used on images",
     ),
     Misconception(
@@ -164,6 +224,30 @@ MISCONCEPTIONS = [
         "Every sample is normalised by itself, as instance normalisation does: use the whole batch.",
         AXES,
         "x.mean(axis=(2, 3))",
+    ),
+    Misconception(
+        "algorithm.batch_norm_forward",
+        "layer_norm",
+        (
+            (_SHIFT, "shifted = x"),
+            (_STATS, "mean, var = (f(x, tuple(range(1, x.ndim)), keepdims=True) for f in (np.mean, np.var))"),
+            ("mean.reshape(per_channel)", "mean"),
+            ("* invstd.reshape(per_channel)", "* invstd"),
+        ),
+        "Every sample is normalised over its own features, as layer normalisation does: use the batch, per channel.",
+        AXES, "x.mean(axis=-1)",
+    ),
+    Misconception(
+        "algorithm.batch_norm_forward",
+        "batch_axis_only",
+        (
+            (_STATS, "mean, var = shifted.mean(axis=0), shifted.var(axis=0)"),
+            ("mean.reshape(per_channel)", "mean"),
+            ("* invstd.reshape(per_channel)", "* invstd"),
+            (_SHIFT, "shifted = x - x[:1]"),
+        ),
+        "Every position has its own statistics, over axis 0 only: all positions of a channel share them.",
+        AXES, "x.mean(axis=0) on images",
     ),
     Misconception(
         "algorithm.batch_norm_forward",
@@ -192,6 +276,11 @@ MISCONCEPTIONS = [
         PATHS, "caches that keep std",
     ),
     _forward(
+        "axes_kept_in_cache", _CACHE, "return y, (x_hat, gamma, invstd.reshape(per_channel))",
+        "invstd is cached with extra axes of length 1: keep it in shape (C,).",
+        PATHS, "keepdims=True, left in the cache",
+    ),
+    _forward(
         "centred_input_cached", _CACHE, "return y, (shifted - mean.reshape(per_channel), gamma, invstd)",
         "The first part of the cache is x − mean: keep x̂, already divided by the standard deviation.",
         PATHS, "caches in the style of the step-by-step computation graph",
@@ -209,7 +298,7 @@ MISCONCEPTIONS = [
     ),
     _forward(
         "input_overwritten", _SHIFT, "shifted = x\n    shifted -= x[first].copy()",
-        "The input is changed in place: whoever called still needs it, a residual branch for example.",
+        "x is changed in place: whoever called still needs it, a residual branch for example.",
         DTYPE, "x -= mean, to save memory",
     ),
     # --- batch_norm_backward
@@ -220,7 +309,7 @@ MISCONCEPTIONS = [
     ),
     _backward(
         "no_variance_term", _COUPLED, "dbeta.reshape(per_channel) / n",
-        "The path through the variance is missing: dx is not orthogonal to x̂.",
+        "The path through the variance is missing: the term along x̂ does not come off.",
         PATHS, "derivations that treat the variance as a constant",
     ),
     _backward(
@@ -234,11 +323,37 @@ MISCONCEPTIONS = [
         GEOMETRY, "a forgotten 1/n",
     ),
     _backward(
+        "mean_term_not_averaged", _COUPLED, "dbeta.reshape(per_channel) + x_hat * dgamma.reshape(per_channel) / n",
+        "The term of the mean is a sum where a mean belongs: divide it by n, like the other one.",
+        GEOMETRY, "misplaced parentheses",
+    ),
+    _backward(
+        "variance_term_not_averaged", _COUPLED, "dbeta.reshape(per_channel) / n + x_hat * dgamma.reshape(per_channel)",
+        "The term of the variance is a sum where a mean belongs: divide it by n, like the other one.",
+        GEOMETRY, "misplaced parentheses",
+    ),
+    _backward(
+        "sign_of_variance_term", _COUPLED, "(dbeta.reshape(per_channel) - x_hat * dgamma.reshape(per_channel)) / n",
+        "The term of the variance has the wrong sign: both coupling terms come off dy.",
+        GEOMETRY, "a lost minus sign",
+    ),
+    _backward(
+        "divided_by_n_minus_one", _COUPLED,
+        "(dbeta.reshape(per_channel) + x_hat * dgamma.reshape(per_channel)) / (n - 1)",
+        "The coupling terms are divided by n − 1: the forward pass takes the biased variance, so it is n.",
+        BIAS, "the unbiased variance's derivative",
+    ),
+    _backward(
         "divided_by_norm", _COUPLED,
         "dbeta.reshape(per_channel) / n\\\n"
         "        + x_hat * (dgamma / np.square(x_hat).sum(axis=axes)).reshape(per_channel)",
         "The part along x̂ is divided by the sum of x̂², as in a projection: that is n for eps = 0 only, divide by n.",
         GEOMETRY, "the geometric picture taken literally",
+    ),
+    _backward(
+        "n_is_everything", "n = dy.size // channels", "n = dy.size",
+        "n counts all values of dy here: it is the number of values per channel.",
+        AXES, "dy.size for n",
     ),
     _backward(
         "n_is_batch_size", "n = dy.size // channels", "n = dy.shape[0]",
@@ -249,6 +364,17 @@ MISCONCEPTIONS = [
         "gamma_missing", "(gamma * invstd)", "invstd",
         "gamma is missing in dx: the gradient at x̂ is dy times gamma.",
         PATHS, "derivations that start at x̂",
+    ),
+    _backward(
+        "gamma_squared", "(gamma * invstd)", "(gamma * gamma * invstd)",
+        "gamma comes in twice: once is enough, at x̂.",
+        PATHS, "gamma multiplied in at y and again at the end",
+    ),
+    _backward(
+        "gamma_on_direct_path_only", _DX,
+        "dx = invstd.reshape(per_channel) * (gamma.reshape(per_channel) * dy - coupled)",
+        "gamma multiplies the direct path alone: the coupling terms come from the gradient at x̂, with gamma in it.",
+        PATHS, "coupling terms computed from dy",
     ),
     _backward(
         "invstd_missing", "(gamma * invstd)", "gamma",
@@ -276,9 +402,30 @@ MISCONCEPTIONS = [
         PARAMETERS, "the order of frameworks that return them the other way round",
     ),
     _backward(
-        "batch_axis_only", "axes = (0, *range(2, dy.ndim))", "axes = (0,)",
+        "gamma_in_parameter_gradients", _GRADIENTS, "return dx, gamma * dgamma, gamma * dbeta",
+        "gamma is in its own gradient and in that of beta: neither depends on it.",
+        PARAMETERS, "sums over the gradient at x̂ where the one at y is meant",
+    ),
+    _backward(
+        "axes_kept", _GRADIENTS, "return dx, dgamma.reshape(per_channel), dbeta.reshape(per_channel)",
+        "dgamma and dbeta still have axes of length 1: return shape (C,), like the parameters.",
+        PARAMETERS, "keepdims=True, left in the result",
+    ),
+    Misconception(
+        "algorithm.batch_norm_backward",
+        "batch_axis_only",
+        (
+            ("axes = (0, *range(2, dy.ndim))", "axes = (0,)"),
+            ("n = dy.size // channels", "n = dy.shape[0]"),
+            (_COUPLED, "(dbeta + x_hat * dgamma) / n"),
+        ),
         "The sums run over axis 0 only: gamma of a channel acts at all its positions, so all of them add up.",
         AXES, "dy.sum(axis=0), right for tables alone",
+    ),
+    _backward(
+        "no_broadcast", _DX, "dx = (gamma * invstd) * (dy - coupled)",
+        "A vector of shape (C,) meets the last axis of dy: give it a shape that lines up with axis 1.",
+        AXES, "layers written for (N, D) and used on images",
     ),
     _backward(
         "float64_returned", _GRADIENTS, "return tuple(part.astype(np.float64) for part in (dx, dgamma, dbeta))",
@@ -295,6 +442,11 @@ MISCONCEPTIONS = [
         "eps_forgotten", _GAMMA, "np.sqrt(var)",
         "gamma is √var: the layer divides by √(var + eps), so that is what has to be undone.",
         AFFINE, "the original paper's remark, which leaves eps out",
+    ),
+    _identity(
+        "eps_ignored", _GAMMA, "np.sqrt(var + var.dtype.type(1e-5))",
+        "The argument eps is not used: 1e-5 is only its default.",
+        EPS, "a constant copied from the formula's default",
     ),
     _identity(
         "eps_outside_root", _GAMMA, "np.sqrt(var) + var.dtype.type(eps)",

@@ -93,7 +93,7 @@ def test_another_seed_is_refused_with_the_reason(student):
 
 def test_a_notebook_of_another_release_is_told_so(student):
     said = _ask(student, "from course_lib.checks import expect_release; expect_release('ps1-algorithm', '00000000')")
-    assert "ImportError: this notebook belongs to release 00000000" in said and "install the wheel" in said
+    assert "ImportError: this notebook belongs to release 00000000" in said and "pip install --force-reinstall" in said
 
 
 def test_the_tree_judges_like_the_student_edition(student):

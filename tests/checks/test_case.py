@@ -13,7 +13,7 @@ def drawn(seed=3, label="demo", dtypes=("float32",), **options):
         case.integer(2, 9),
         case.array((2, 3), mean=5.0),
         case.choice("abcdefgh"),
-        case.given(case.uniform(0, 1, 4)),
+        case.given(case.uniform(0, 1, 4), "w"),
     ]
 
 
@@ -76,22 +76,42 @@ def test_mean_and_std_broadcast():
 def test_untouched_inputs_are_untouched(lift):
     case = Case("demo", 0, lift=lift)
     case.array((3,))
-    case.given([np.nan, 1.0])
-    assert case.untouched() is True
+    case.given([np.nan, 1.0], "w")
+    assert case.changed() == ""
 
 
 @pytest.mark.parametrize("lift", [False, True])
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_changed_input_is_noticed(which, lift):
     case = Case("demo", 0, lift=lift)
-    inputs = [case.array((3,)), case.array((2, 2))]
+    inputs = [case.array((3,), name="first"), case.array((2, 2), name="second")]
     inputs[which].flat[1] += 1e-3
-    assert case.untouched() is False
+    assert case.changed() == ("first", "second")[which]
+
+
+def test_every_changed_input_is_named():
+    case = Case("demo", 0)
+    for x in (case.array((3,), name="x"), case.array((2,), name="y"), case.array((2,), name="z")):
+        if len(x) == 2:
+            x += 1
+    assert case.changed() == "y, z"
+
+
+def test_a_case_says_what_it_asked():
+    case = Case("demo", 0, ("float32",))
+    case.array((3, 2))
+    case.array((2,), name="gamma")
+    eps = case.number("eps", 0.5, 1)
+    assert case.asked() == f"float32: x (3, 2), gamma (2,), eps={eps}"
+
+
+def test_a_case_that_asked_nothing_says_nothing():
+    assert Case("demo", 0).asked() == ""
 
 
 def digest(values=(1.0, 2.0), dtypes=("float64",), lift=False):
     case = Case("demo", 0, dtypes, lift=lift)
-    case.given(np.array(values))
+    case.given(np.array(values), "x")
     return case.digest()
 
 

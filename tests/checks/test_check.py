@@ -99,7 +99,7 @@ def test_a_notebook_of_the_installed_release_runs(installed):
 
 
 def test_a_notebook_of_another_release_is_stopped_and_told_what_to_do(installed):
-    with pytest.raises(ImportError, match=r"release xyz of ps1-algorithm, .* to abc: install the wheel"):
+    with pytest.raises(ImportError, match=r"release xyz of ps1-algorithm, .* to abc: .* pip install --force-reinstall"):
         expect_release("ps1-algorithm", "xyz")
 
 

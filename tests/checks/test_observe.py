@@ -43,7 +43,7 @@ def test_an_observation_is_what_the_implementation_did(piece):
     first, _ = entries(piece, double)
     ones, _ = entries(piece, lambda x: x)
     np.testing.assert_array_equal(decode(first["seen"]["y"]), 2 * decode(ones["seen"]["y"]))
-    assert first["seen"]["inputs untouched"] == {"fact": True}
+    assert first["seen"]["inputs changed"] == {"fact": ""}
     assert first["error"] is None
 
 
@@ -75,7 +75,7 @@ def test_a_modified_input_is_a_fact(piece):
         x *= 2
         return x
 
-    assert entries(piece, in_place)[0]["seen"]["inputs untouched"] == {"fact": False}
+    assert entries(piece, in_place)[0]["seen"]["inputs changed"] == {"fact": "x"}
 
 
 # --- it never raises --------------------------------------------------------------------------------------------

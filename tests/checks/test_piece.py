@@ -86,7 +86,7 @@ def test_an_exception_is_known_by_its_kind(error, name):
 
 
 def test_no_exception_is_nothing():
-    assert raised(lambda: None) == "nothing"
+    assert raised(lambda: None) == "no error"
 
 
 def test_a_stub_stays_a_stub():

@@ -99,4 +99,4 @@ def test_html_marks_rows_in_words():
 @pytest.mark.parametrize("part", ["headline", "table", "row"])
 def test_html_says_points(part):
     page = verdict(RIGHT, WRONG).to_html()
-    assert {"headline": "1 of 2.5 points", "table": "<th scope=", "row": "0 of 1.5"}[part] in page
+    assert {"headline": "1 of 2.5 points", "table": "<th scope=", "row": "0\u00a0of\u00a01.5"}[part] in page

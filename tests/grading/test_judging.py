@@ -148,7 +148,7 @@ values = json_values | st.fixed_dictionaries(
 )
 STATS = find("algorithm.batch_stats")
 entries = json_values | st.fixed_dictionaries(
-    {"seen": st.dictionaries(st.sampled_from(["mean", "var", "inputs untouched"]), values)},
+    {"seen": st.dictionaries(st.sampled_from(["mean", "var", "inputs changed"]), values)},
     optional={
         "error": json_values
         | st.fixed_dictionaries({}, optional={k: json_values for k in ("kind", "message", "line")}),

@@ -74,9 +74,9 @@ def _blocks(path):
     text = path.read_text(encoding="utf-8")
     parts = re.split(r"^# %% (.+)$", text, flags=re.M)[1:]
     blocks = [(title.strip(), source.strip("\n")) for title, source in zip(parts[::2], parts[1::2], strict=True)]
-    mine = {title for title, _ in blocks}
+    mine = {title for title, _ in blocks} | {"own", "own markdown"}
     for other in _directives(path, "like"):
-        blocks = [b for b in _blocks(path.with_name(f"{other}.py")) if b[0] not in mine | {"own"}] + blocks
+        blocks = [b for b in _blocks(path.with_name(f"{other}.py")) if b[0] not in mine] + blocks
     return blocks
 
 

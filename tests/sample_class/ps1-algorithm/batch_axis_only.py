@@ -2,7 +2,7 @@
 # %% batch-stats
 def batch_stats(x):
     # statistics over the batch
-    if len(x) < 2:
+    if x.size // x.shape[1] < 2:
         raise ValueError("batch too small")
     mu = np.mean(x, axis=0)
     sigma2 = np.mean((x - mu) ** 2, axis=0)

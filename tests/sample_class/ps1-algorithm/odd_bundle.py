@@ -27,7 +27,7 @@ class Odd:
             {"other": {"x": DEEP}},
             {"array": None, "fact": None},
         ]
-        names = ["mean", "var", "y", "x_hat", "dx", "dgamma", "gamma", "beta", "dtype of mean", "inputs untouched"]
+        names = ["mean", "var", "y", "x_hat", "dx", "dgamma", "gamma", "beta", "dtype of mean", "inputs changed"]
         entries = [
             {"seen": {n: odd[(i + k) % 6] for k, n in enumerate(names)}, "error": None, "printed": "", "digest": DEEP}
             for i in range(4)
