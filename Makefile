@@ -31,7 +31,7 @@ demo: release book
 	@echo "      or grade your own class: $(BIN)/course grade ps1-algorithm --class DIR"
 
 test: release book
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 book: release
 	@$(BIN)/course build

@@ -333,10 +333,6 @@ def address(site, name):
     return f"{site}/chapters/{name}.html"
 
 
-in_browser = pytest.mark.xdist_group("browser")  # one browser for all of them
-
-
-@in_browser
 @pytest.mark.parametrize("name", [*NAMES, "../search", "../genindex"])
 def test_a_page_opens_offline_and_without_complaint(site, browser, name):
     with opened(browser, address(site, name)) as page:
@@ -344,14 +340,12 @@ def test_a_page_opens_offline_and_without_complaint(site, browser, name):
         assert [url for url in page.requested if not url.startswith((site, "data:", "blob:"))] == []
 
 
-@in_browser
 def test_a_page_opens_from_the_disk(built, browser):
     with opened(browser, (built / "chapters" / f"{CHAPTERS[0].stem}.html").as_uri()) as page:
         assert page.complaints == []
         assert page.locator("mjx-container").count() > 50
 
 
-@in_browser
 @pytest.mark.parametrize("name", NAMES)
 def test_formulas_are_set(site, browser, name):
     with opened(browser, address(site, name)) as page:
@@ -360,7 +354,6 @@ def test_formulas_are_set(site, browser, name):
         assert page.locator("mjx-merror").count() == 0
 
 
-@in_browser
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_is_no_wider_than_the_screen(site, browser, name, width):
@@ -368,7 +361,6 @@ def test_a_page_is_no_wider_than_the_screen(site, browser, name, width):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@in_browser
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", [page.stem for page in CHAPTERS])
 def test_an_answer_of_the_quiz_opens_by_keyboard(site, browser, name, theme):
@@ -381,7 +373,6 @@ def test_an_answer_of_the_quiz_opens_by_keyboard(site, browser, name, theme):
             assert feedback.is_visible()
 
 
-@in_browser
 @pytest.mark.parametrize("name", [page.stem for page in CHAPTERS])
 def test_figures_have_a_white_ground_in_the_dark_theme(site, browser, name):
     with opened(browser, address(site, name), theme="dark") as page:
@@ -391,7 +382,6 @@ def test_figures_have_a_white_ground_in_the_dark_theme(site, browser, name):
         assert set(grounds) == {"rgb(255, 255, 255)"}
 
 
-@in_browser
 def test_the_search_finds_a_word(site, browser):
     with opened(browser, f"{site}/search.html?q=pivot") as page:
         page.locator("#search-results li a").first.wait_for()

@@ -13,7 +13,7 @@ from importlib import resources
 
 import numpy as np
 
-from course_lib.checks.observe import decode, encode, observe
+from course_lib.checks.observe import decode, encode, observe, stem
 from course_lib.checks.piece import pieces
 
 __all__ = ["PUBLIC_SEED", "Expectation", "Mistake", "expectation", "export"]
@@ -107,7 +107,8 @@ def _pack(truth, arrays):
                 key = f"a{len(arrays)}"
                 arrays[key] = _ten_digits(decode(value))
                 seen[name] = {**value, "array": key}
-        packed[scenario] = {**entry, "seen": seen, "printed": ""}
+        error = entry["error"] and {"kind": entry["error"]["kind"], "message": stem(entry["error"]), "line": ""}
+        packed[scenario] = {**entry, "seen": seen, "error": error, "printed": ""}
     return packed
 
 

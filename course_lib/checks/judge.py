@@ -5,12 +5,11 @@ writes counts as a wrong observation.
 """
 
 import math
-import re
 
 import numpy as np
 
 from course_lib.checks.expect import expectation
-from course_lib.checks.observe import decode
+from course_lib.checks.observe import decode, stem
 from course_lib.checks.text import plain
 from course_lib.checks.verdict import Row, Verdict
 
@@ -145,7 +144,10 @@ def _explains(scenarios, mistake, truth, given):
 
 def _same(scenario, mistake, truth, given):
     if mistake["error"] or given["error"]:
-        return bool(mistake["error"] and given["error"]) and _stem(mistake["error"]) == _stem(given["error"])
+        if not (mistake["error"] and given["error"]):
+            return False
+        # The kind alone is too little to know a mistake by.
+        return mistake["error"]["kind"] == given["error"]["kind"] and stem(mistake["error"]) == stem(given["error"])
     if scenario.rounding:
         return all(
             _right(scenario, name, want, mistake["seen"].get(name, {}))
@@ -159,14 +161,6 @@ def _same(scenario, mistake, truth, given):
         if distance(given["seen"].get(name, {}), want, allowed) > 1:
             return False
     return True
-
-
-def _stem(error):
-    """What two runs of one mistake have in common in their errors: the kind, and how the message begins.
-
-    The kind alone is too little to know a mistake by, and the rest of a message quotes shapes.
-    """
-    return error["kind"], re.findall(r"[^\W\d_]+", error["message"])[:5]
 
 
 def _right(scenario, name, want, got):

@@ -10,6 +10,7 @@ import ctypes
 import io
 import linecache
 import math
+import re
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ from course_lib.checks.case import Case
 from course_lib.checks.piece import WrongReturn
 from course_lib.checks.text import plain
 
-__all__ = ["TIME_LIMIT", "decode", "encode", "observe"]
+__all__ = ["TIME_LIMIT", "decode", "encode", "observe", "stem"]
 
 #: Seconds one scenario may take. The slowest right answers (loops in plain Python) need well under one.
 TIME_LIMIT = 10.0
@@ -141,6 +142,11 @@ def _describe(error):
         line = linecache.getline(frames[-1].filename, frames[-1].lineno).strip()
         described["line"] = _text(f"line {frames[-1].lineno} of {frames[-1].name}: {line}", 200)
     return described
+
+
+def stem(error):
+    """How the message of an observed error begins: what two runs of one mistake share, before it quotes shapes."""
+    return " ".join(re.findall(r"[^\W\d_]+", error["message"])[:5])
 
 
 def _text(value, length=500):

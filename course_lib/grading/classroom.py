@@ -19,7 +19,7 @@ from sqlalchemy.exc import SAWarning
 
 from course_lib.authoring.paths import EXERCISES, SOURCE
 from course_lib.authoring.release import generate_exercises, nbgrader_api, quietly, write_sources
-from course_lib.grading.intake import skeleton_of
+from course_lib.grading.intake import LARGEST, skeleton_of
 from course_lib.grading.record import PERSON, Record
 from course_lib.grading.seeds import class_key, seed_of
 from course_lib.grading.submission import digest_of, grade_submission
@@ -63,7 +63,8 @@ class Classroom:
     def submissions(self):
         """Everybody who handed in, sorted by name."""
         folders = sorted(self.folder.glob(f"submitted/*/{self.assignment}"))
-        return [Submission(folder.parent.name, _files(folder)) for folder in folders if folder.is_dir()]
+        real = (folder for folder in folders if folder.is_dir() and not folder.is_symlink())
+        return [Submission(folder.parent.name, _files(folder)) for folder in real]
 
     def grade(self, *, again=False) -> Iterator[tuple[str, Record, bool]]:
         """Grade every submission that is new or has changed.
@@ -155,5 +156,8 @@ def _files(folder):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not path.is_file() or ".ipynb_checkpoints" in name:
             continue
-        files[name] = path.read_bytes() if path.suffix == ".ipynb" else b""
+        files[name] = b""
+        if path.suffix == ".ipynb":
+            with path.open("rb") as file:
+                files[name] = file.read(LARGEST + 1)
     return files

@@ -12,9 +12,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from course_lib.checks.text import plain, whole
 
-__all__ = ["Unreadable", "choose", "parse", "rebuild", "skeleton_of"]
+__all__ = ["LARGEST", "Unreadable", "choose", "parse", "rebuild", "skeleton_of"]
 
-_LARGEST = 20 * 2**20  # bytes; a notebook full of figures has two
+LARGEST = 20 * 2**20  # bytes; a notebook full of figures has two
 
 
 class Unreadable(Exception):
@@ -66,8 +66,8 @@ def parse(data, skeleton):
     Raises:
         Unreadable: no JSON, no notebook, too large, or a notebook with none of the release's cells.
     """
-    if len(data) > _LARGEST:
-        raise Unreadable(f"expected a notebook of at most {_LARGEST >> 20} MiB, got {len(data) >> 20} MiB")
+    if len(data) > LARGEST:
+        raise Unreadable(f"expected a notebook of at most {LARGEST >> 20} MiB, got {len(data) >> 20} MiB")
     try:
         raw = json.loads(data.decode("utf-8-sig"))
         notebook = nbformat.from_dict(nbformat.convert(nbformat.from_dict(raw), 4))

@@ -42,8 +42,8 @@ def test_a_current_book_is_not_built_again(builder):
     assert len(calls) == 1
 
 
-def test_force_builds_in_any_case(builder):
-    calls, _, _ = builder
+@pytest.mark.usefixtures("builder")
+def test_force_builds_in_any_case():
     assert [book.build_book(), book.build_book(force=True)] == [True, True]
 
 

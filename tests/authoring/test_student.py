@@ -9,8 +9,6 @@ import pytest
 from course_lib.authoring.paths import problem_sets
 from course_lib.checks.piece import pieces
 
-pytestmark = pytest.mark.xdist_group("student")
-
 
 def _ask(student, code):
     result = subprocess.run([student.python, "-c", code], cwd=student.folder, capture_output=True, text=True)
