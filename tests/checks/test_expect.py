@@ -110,7 +110,7 @@ def test_other_inputs_than_the_expectations_were_made_for_are_said_to_be(monkeyp
     for entry in bundle["scenarios"].values():
         entry["digest"] = "0123456789abcdef"
     messages = judge(STATS, bundle, 0).messages
-    assert len(messages) == 1 and "drew other inputs here" in messages[0] and "requirements.txt" in messages[0]
+    assert len(messages) == 1 and "inputs drawn where this ran" in messages[0] and "requirements.txt" in messages[0]
 
 
 def test_the_student_edition_has_no_mistakes_in_code(student_edition):
