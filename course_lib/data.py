@@ -1,12 +1,15 @@
 """The data of the chapters: scikit-learn's digits, which lie inside its wheel, so nothing is downloaded."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
-__all__ = ["Digits", "digits", "minibatches"]
+__all__ = ["SHIFTS", "Digits", "blurred", "digits", "inverted", "loaders", "minibatches", "noisy", "rotated"]
 
 
 class Digits(NamedTuple):
@@ -93,3 +96,152 @@ def minibatches(n: int, size: int, steps: int, *, seed: int = 0) -> Iterator[tor
             order = torch.from_numpy(rng.permutation(n))
         start = step % per_epoch * size
         yield order[start : start + size]
+
+
+def loaders(data: Digits, batch_size: int = 64, *, seed: int = 0) -> tuple[DataLoader, DataLoader]:
+    """Loaders of (x, labels) over the training and the test part.
+
+    The training part is shuffled anew in every epoch and its incomplete last batch dropped: one of a single image
+    would stop BatchNorm. The test part comes whole and in order.
+
+    Args:
+        data: what `digits` returns.
+        batch_size: images per batch, at most as many as there are to train on.
+        seed: of the shuffling.
+
+    Returns:
+        (training, test).
+
+    Raises:
+        ValueError: `batch_size` is not in 1 to the number of training images.
+
+    Example:
+        >>> training, test = loaders(digits(images=True), 100)
+        >>> len(training), len(test), next(iter(test))[0].shape
+        (13, 5, torch.Size([100, 1, 8, 8]))
+    """
+    if not 1 <= batch_size <= len(data.x_train):
+        raise ValueError(f"expected 1 ≤ batch_size ≤ {len(data.x_train)}, got {batch_size}")
+    order = torch.Generator().manual_seed(seed)
+    train, test = TensorDataset(data.x_train, data.y_train), TensorDataset(data.x_test, data.y_test)
+    return DataLoader(train, batch_size, shuffle=True, drop_last=True, generator=order), DataLoader(test, batch_size)
+
+
+def inverted(x: Tensor) -> Tensor:
+    """Digits with ink and paper exchanged: 1 − x.
+
+    Args:
+        x: digits as `digits` gives them, (N, 64) or (N, 1, 8, 8), pixels in [0, 1].
+
+    Returns:
+        Like x.
+
+    Example:
+        >>> inverted(torch.full((1, 64), 0.25)).unique()
+        tensor([0.7500])
+    """
+    _as_images(x)
+    return 1 - x
+
+
+def blurred(x: Tensor, sigma: float = 1.0) -> Tensor:
+    """Digits out of focus: every pixel becomes a weighted mean of its surroundings.
+
+    The weights are a Gaussian's, cut off at 3 sigma; beyond the edge the picture is paper (0).
+
+    Args:
+        x: (N, 64) or (N, 1, 8, 8), pixels in [0, 1].
+        sigma: the Gaussian's standard deviation in pixels, above 0.
+
+    Returns:
+        Like x.
+
+    Raises:
+        ValueError: x of another shape; sigma not above 0.
+
+    Example:
+        >>> x = torch.zeros(1, 1, 8, 8)
+        >>> x[0, 0, 4, 4] = 1.0
+        >>> blurred(x).max().round(decimals=2)
+        tensor(0.1600)
+
+    Source: one of the corruptions of [hendrycks2019].
+    """
+    images = _as_images(x)
+    if not sigma > 0:
+        raise ValueError(f"expected sigma > 0, got {sigma}")
+    reach = int(np.ceil(3 * sigma))
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1).to(x) / sigma) ** 2)
+    weights = weights / weights.sum()
+    # A Gaussian is one along the rows, then one along the columns.
+    along_rows = F.conv2d(images, weights.view(1, 1, 1, -1), padding=(0, reach))
+    return F.conv2d(along_rows, weights.view(1, 1, -1, 1), padding=(reach, 0)).reshape(x.shape)
+
+
+def rotated(x: Tensor, degrees: float = 30.0) -> Tensor:
+    """Digits turned counter-clockwise about the middle of the picture, interpolated between pixels.
+
+    Args:
+        x: (N, 64) or (N, 1, 8, 8), pixels in [0, 1]; what comes in from outside is paper (0).
+        degrees: the angle.
+
+    Returns:
+        Like x.
+
+    Raises:
+        ValueError: x of another shape.
+
+    Example:
+        >>> x = torch.arange(64.0).view(1, 64) / 64
+        >>> torch.allclose(rotated(x, 90), x.view(8, 8).rot90().reshape(1, 64), atol=1e-5)
+        True
+    """
+    images = _as_images(x)
+    angle = torch.deg2rad(torch.tensor(float(degrees)).to(x))
+    zero = torch.zeros_like(angle)
+    # Where each pixel of the result comes from: the inverse turn. Rows grow downwards, so signs are not the usual ones.
+    turn = torch.stack([angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero]).view(1, 2, 3)
+    grid = F.affine_grid(turn.expand(len(images), -1, -1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False).reshape(x.shape)
+
+
+def noisy(x: Tensor, std: float = 0.3, *, seed: int = 0) -> Tensor:
+    """Digits with normal noise on every pixel, cut to [0, 1].
+
+    Args:
+        x: (N, 64) or (N, 1, 8, 8), pixels in [0, 1].
+        std: standard deviation of the noise, at least 0.
+        seed: of the noise, which comes from NumPy and is the same on every computer.
+
+    Returns:
+        Like x.
+
+    Raises:
+        ValueError: x of another shape; std negative.
+
+    Example:
+        >>> torch.equal(noisy(torch.zeros(1, 64), seed=1), noisy(torch.zeros(1, 64), seed=1))
+        True
+
+    Source: one of the corruptions of [hendrycks2019].
+    """
+    _as_images(x)
+    if not std >= 0:
+        raise ValueError(f"expected std ≥ 0, got {std}")
+    noise = np.random.default_rng(seed).standard_normal(tuple(x.shape))
+    return (x + std * torch.from_numpy(noise).to(x)).clamp(0, 1)
+
+
+def _as_images(x):
+    if not (isinstance(x, Tensor) and x.shape[1:] in ((64,), (1, 8, 8))):
+        raise ValueError(f"expected digits of shape (N, 64) or (N, 1, 8, 8), got {tuple(getattr(x, 'shape', ()))}")
+    return x.reshape(-1, 1, 8, 8)
+
+
+#: The shifts of the digits by name, at their usual strength.
+SHIFTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "inverted": inverted,
+    "blurred": blurred,
+    "rotated": rotated,
+    "noise": noisy,
+}

@@ -14,7 +14,7 @@ from course_lib.authoring.paths import ROOT
 from course_lib.checks.piece import TOPICS
 
 MODULES = sorted(ROOT.glob("course_lib/**/*.py"))
-FOUNDATION = {"shapes"}
+FOUNDATION = {"shapes", "tracing"}
 #: What a part may import of the others. `checks` sees `misconceptions` through `expect` alone.
 ALLOWED = {
     "checks": {"checks"},
