@@ -14,14 +14,24 @@ from course_lib.authoring.paths import ROOT
 from course_lib.checks.piece import TOPICS
 
 MODULES = sorted(ROOT.glob("course_lib/**/*.py"))
-FOUNDATION = {"shapes", "tracing"}
+#: Topics of the course in its order, with and without a problem set.
+COURSE = ("algorithm", "running_stats", "modes", "finetuning", "sync", "fusion")
+FOUNDATION = {"shapes", "tracing", "ranks"}
 #: What a part may import of the others. `checks` sees `misconceptions` through `expect` alone.
 ALLOWED = {
     "checks": {"checks"},
-    "misconceptions": {"misconceptions"} | set(TOPICS),
+    "misconceptions": {"misconceptions"} | set(COURSE),
     "grading": {"grading", "checks", "authoring"},
     "authoring": {"authoring", "checks"},
     "plugging": {"checks"},
+    "ranks": {"ranks"},
+    "tracing": set(),
+    "shapes": set(),
+    "inspection": set(COURSE),
+    "batchnorm": {"batchnorm_functions", "batchnorm_sums"} | set(COURSE),
+    "batchnorm_functions": {"batchnorm_sums"},
+    "batchnorm_sums": set(),
+    "parity": {"batchnorm"},
 }
 
 
@@ -47,11 +57,15 @@ def test_arrows_run_one_way(path):
     assert "cli" not in imports
     if path.name == "expect.py":
         imports -= {"misconceptions"}
-    if part in TOPICS:
-        earlier = set(TOPICS[: TOPICS.index(part)])
+    if part in COURSE:
+        earlier = set(COURSE[: COURSE.index(part)])
         assert imports <= earlier | FOUNDATION
     elif part in ALLOWED:
         assert imports <= ALLOWED[part] | FOUNDATION
+
+
+def test_the_graded_topics_are_the_first_of_the_course():
+    assert COURSE[: len(TOPICS)] == TOPICS
 
 
 def test_only_expect_knows_misconceptions():
