@@ -82,8 +82,8 @@ def _observe_one(piece, scenario, impl, seed, lift, limit):
         try:
             seen, raised = _with_time_limit(lambda: _encoded(scenario.run(impl, case)), limit)
             error = None if raised is None else _describe(raised)
-        except _TimeUp:
-            error = {"kind": "TimeLimit", "message": f"stopped after {limit:.3g} s: does a loop never end?"}
+        except _TimeUp as late:
+            error = {"kind": "TimeLimit", "message": f"stopped after {limit:.3g} s: does a loop never end?{late}"}
         except Exception as raised:  # no thread could be started; the user's interrupt is none of these
             error = _describe(raised)
     for warning in warned:
@@ -191,7 +191,7 @@ def _with_time_limit(function, seconds):
         raise
     if not in_time:
         _stop(thread, done)
-        raise _TimeUp
+        raise _TimeUp("" if done.is_set() else " It could not be stopped and is still running: restart the kernel.")
     return box.get("value", {}), box.get("error")
 
 

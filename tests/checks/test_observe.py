@@ -227,9 +227,12 @@ ENDLESS = {
                 while True: time.sleep(0.001)
             except Exception: pass
     """,
+    # Nothing stops this one. It ends by itself, or it would take the time of all tests after it.
     "bare except": """
-        while True:
-            try: sum(range(100))
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            try:
+                while time.monotonic() < until: sum(range(100))
             except: pass
     """,
     "three swallowed": """
@@ -260,6 +263,12 @@ def test_a_stopped_loop_leaves_no_thread_behind(piece, answer, code):
     before = set(threading.enumerate())
     observe(piece, impl, 0, limit=0.1)
     assert_ends(set(threading.enumerate()) - before)
+
+
+def test_what_could_not_be_stopped_is_said_to_be_running(piece, answer):
+    impl = answer("import time\ndef double(x):\n" + indent(dedent(ENDLESS["bare except"]), "    "))
+    message = entries(piece, impl, limit=0.1)[0]["error"]["message"]
+    assert message.endswith("It could not be stopped and is still running: restart the kernel.")
 
 
 def test_the_limit_is_for_one_scenario(piece):
