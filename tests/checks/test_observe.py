@@ -305,8 +305,12 @@ def test_the_users_own_interrupt_passes_through(piece):
             time.sleep(0.01)
 
     before = set(threading.enumerate())
-    with pytest.raises(KeyboardInterrupt):
-        observe(piece, slow, 0)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores interrupts
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            observe(piece, slow, 0)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert_ends(set(threading.enumerate()) - before)
 
 
