@@ -135,7 +135,7 @@ def _plug(piece, implementation, origin):
 def _put(piece, implementation):
     before = getattr(importlib.import_module(f"course_lib.{piece.topic}"), piece.attribute)
     # Other modules may have imported the name: `from course_lib.algorithm import batch_stats`.
-    for name, loaded in list(sys.modules.items()):
+    for name, loaded in sys.modules.copy().items():  # a list of items would be made one by one
         if name.split(".")[0] == "course_lib" and getattr(loaded, piece.attribute, None) is before:
             setattr(loaded, piece.attribute, implementation)
 
