@@ -109,9 +109,12 @@ def _owner(piece):
 
 
 def _is_stub(implementation):
-    """Whether a function does nothing but raise NotImplementedError."""
-    code = getattr(implementation, "__code__", None)
-    return code is not None and code.co_names == ("NotImplementedError",)
+    """Whether a function, or every method of a class, does nothing but raise NotImplementedError."""
+    functions = [implementation]
+    if isinstance(implementation, type):
+        functions = [getattr(member, "__func__", member) for member in vars(implementation).values()]
+    codes = [function.__code__ for function in functions if hasattr(function, "__code__")]
+    return bool(codes) and all(code.co_names == ("NotImplementedError",) for code in codes)
 
 
 def _run(cell, path, namespace):

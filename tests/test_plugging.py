@@ -6,6 +6,7 @@ import pytest
 
 from course_lib import algorithm, nets, plug_in, plug_in_from, unplug, whose
 from course_lib.misconceptions import reference
+from course_lib.plugging import _is_stub
 
 PIECES = ["batch_stats", "batch_norm_forward", "batch_norm_backward", "recover_identity"]
 ORIGINAL = {name: getattr(algorithm, name) for name in PIECES}
@@ -184,3 +185,20 @@ def test_a_missing_notebook_is_reported_with_where_it_was_looked_for(tmp_path, m
 def test_a_notebook_without_pieces_of_its_topic_is_reported(tmp_path, name, source):
     with pytest.raises(ValueError, match=f"expected a notebook named after its topic, .*{name}"):
         plug_in_from(finished(tmp_path, cell(source), name=name))
+
+
+def test_a_class_is_a_stub_when_every_method_is():
+    class Untouched:
+        def __init__(self):
+            raise NotImplementedError
+
+        def forward(self, x):
+            """Documented."""
+            raise NotImplementedError
+
+    class Begun(Untouched):
+        def forward(self, x):
+            return x
+
+    assert _is_stub(Untouched)
+    assert not _is_stub(Begun)

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from course_lib.authoring.paths import ROOT
-from course_lib.checks.piece import TOPICS
+from course_lib.checks.piece import COURSE, TOPICS
 
 MODULES = sorted(ROOT.glob("course_lib/**/*.py"))
 #: Topics of the course in its order, with and without a problem set.
-COURSE = ("algorithm", "running_stats", "modes", "finetuning", "sync", "fusion")
 FOUNDATION = {"shapes", "tracing", "ranks"}
 #: What a part may import of the others. `checks` sees `misconceptions` through `expect` alone.
 ALLOWED = {

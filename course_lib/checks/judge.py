@@ -5,6 +5,7 @@ writes counts as a wrong observation.
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -15,8 +16,9 @@ from course_lib.checks.verdict import Row, Verdict
 
 __all__ = ["distance", "judge", "tolerance"]
 
-#: Units in the last place, of the largest expected value, that an honest computation may lose.
-_ULPS = 256
+#: Units in the last place, of the largest expected value, that an honest computation may lose. In a short dtype
+#: only the result is rounded, and perhaps scale and shift: statistics are asked for in float32.
+_ULPS = {"float16": 8 * 2.0**-10, "bfloat16": 8 * 2.0**-7, "float32": 256 * 2.0**-23, "float64": 256 * 2.0**-52}
 #: Shipped expectations are compared on other computers: nothing is asked for beyond nine digits.
 _FINEST = 1e-9
 _PRINTED = 2000  # characters of a student's own printing that are looked at
@@ -63,19 +65,21 @@ def tolerance(scenario, name, want):
     """Largest absolute error that the observation `name` may have.
 
     Args:
-        scenario: the `Scenario` it belongs to; its `within` decides where it names the observation.
+        scenario: the `Scenario` it belongs to; its `within` decides where it is a number or names the observation.
         name: the observation's name.
         want: the encoded expectation: values of the lifted run, dtype of the run in the case's dtype.
     """
     if "array" not in want:
         return 0.0
-    if name in scenario.within:
-        return scenario.within[name]
+    within = scenario.within
+    if not isinstance(within, Mapping):
+        return within
+    if name in within:
+        return within[name]
     values = decode(want)
     finite = np.abs(values[np.isfinite(values)])
     scale = finite.max() if finite.size else 0.0
-    eps = np.finfo(want["dtype"]).eps if want["dtype"].startswith("float") else 0.0
-    return max(_ULPS * eps, _FINEST) * (scale or 1.0)
+    return max(_ULPS.get(want["dtype"], 0.0), _FINEST) * (scale or 1.0)
 
 
 def distance(got, want, allowed):

@@ -99,19 +99,24 @@ def _encoded(observations):
 def encode(value):
     """A value as JSON: `{"array", "dtype", "shape"}`, `{"fact"}` or, for anything else, `{"other"}`.
 
+    An array is NumPy's or a torch tensor on the CPU; its numbers travel as float64.
+
     Example:
         >>> encode(np.float32([1, 2]))["dtype"], encode("ValueError"), encode(object)
         ('float32', {'fact': 'ValueError'}, {'other': 'type'})
     """
     if isinstance(value, float):
         value = np.float64(value)
+    dtype = str(getattr(value, "dtype", ""))
+    torch = sys.modules.get("torch")  # where a tensor came from, torch is loaded
+    if torch and isinstance(value, torch.Tensor):
+        if value.device.type != "cpu" or value.is_complex() or value.layout != torch.strided:
+            return {"other": f"{type(value).__name__} on {value.device.type}"}
+        dtype = dtype.removeprefix("torch.")
+        value = value.detach().double().numpy()
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiu":
         data = np.ascontiguousarray(value, dtype="<f8")
-        return {
-            "array": base64.b64encode(data.tobytes()).decode(),
-            "dtype": str(value.dtype),
-            "shape": list(value.shape),
-        }
+        return {"array": base64.b64encode(data.tobytes()).decode(), "dtype": dtype, "shape": list(value.shape)}
     if isinstance(value, str):
         return {"fact": _text(value)}
     if value is None or (isinstance(value, bool | int) and abs(value) < 2**63):  # larger ones have no text in JSON

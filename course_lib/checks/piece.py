@@ -1,16 +1,30 @@
 """What is asked of a student: a piece has groups, which score, and a group has scenarios, which exercise."""
 
-import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["PROTOCOL", "TOPICS", "Group", "Piece", "Scenario", "WrongReturn", "find", "named", "pieces", "raised"]
+__all__ = [
+    "COURSE",
+    "PROTOCOL",
+    "TOPICS",
+    "Group",
+    "Piece",
+    "Scenario",
+    "WrongReturn",
+    "find",
+    "named",
+    "pieces",
+    "raised",
+]
 
 #: Changes when bundles of observations or the rules of judging change, and with it every release id.
 PROTOCOL = 1
 
-#: The topics of the course that are graded, in order: the problem set of each is `ps<number>-<topic>`.
-TOPICS = ("algorithm",)
+#: The topics of the course, in order: the problem set of each is `ps<number>-<topic>`.
+COURSE = ("algorithm", "running_stats", "modes", "finetuning", "sync", "fusion", "gpu")
+#: Those that are graded: the ones there are checks for.
+TOPICS = tuple(topic for topic in COURSE if importlib.util.find_spec(f"{__package__}.{topic}"))
 
 _PIECES: dict[str, "Piece"] = {}
 
@@ -27,7 +41,7 @@ class Scenario:
         name: unique in the piece.
         run: `(impl, case) -> {observation name: array or fact}`.
         dtypes: the dtypes the seed chooses from.
-        within: absolute tolerance of single observations, where the dtype's own would be wrong.
+        within: absolute tolerance, of single observations or of all, where the dtype's own would be wrong.
         rounding: the scenario is about rounding errors. Two implementations with the same mistake
             round differently, so a mistake is recognised here by what it gets wrong, not by its values.
     """
@@ -35,7 +49,7 @@ class Scenario:
     name: str
     run: Callable
     dtypes: tuple[str, ...]
-    within: Mapping[str, float]
+    within: Mapping[str, float] | float
     rounding: bool
 
 
@@ -51,7 +65,9 @@ class Group:
         """Decorator that adds `(impl, case) -> {name: array | fact}` to the group."""
 
         def add(run):
-            self.scenarios.append(Scenario(run.__name__, run, tuple(dtypes), within or {}, rounding))
+            self.scenarios.append(
+                Scenario(run.__name__, run, tuple(dtypes), {} if within is None else within, rounding)
+            )
             return run
 
         return add
@@ -87,7 +103,7 @@ class Piece:
     @property
     def problem_set(self):
         """Folder of the problem set, `ps1-algorithm`."""
-        return f"ps{TOPICS.index(self.topic) + 1}-{self.topic.replace('_', '-')}"
+        return f"ps{COURSE.index(self.topic) + 1}-{self.topic.replace('_', '-')}"
 
 
 def pieces(topic=None):
@@ -103,9 +119,11 @@ def find(name):
     Raises:
         ValueError: there is none; the message lists those there are.
     """
+    topic = str(name).partition(".")[0]
+    if name not in _PIECES and topic in TOPICS:
+        pieces(topic)  # and no other: most need torch, whose import takes as long as grading a small answer
     if name not in _PIECES:
         pieces()
-    if name not in _PIECES:
         raise ValueError(f"expected the name of a piece, got {name!r}: there are {', '.join(sorted(_PIECES))}")
     return _PIECES[name]
 

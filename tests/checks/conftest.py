@@ -12,9 +12,32 @@ import pytest
 
 import course_lib
 from course_lib.checks import expect
-from course_lib.checks.piece import _PIECES, Piece
+from course_lib.checks.piece import _PIECES, Piece, find, pieces
+from course_lib.misconceptions import catalogue
 
 _numbers = itertools.count(1)
+
+
+def pytest_generate_tests(metafunc):
+    """The parameters of `every_topic`'s tests, from what a topic's test module brings."""
+    topic = getattr(metafunc.module, "TOPIC", None)
+    if topic is None:
+        return
+    right, clauses = metafunc.module.RIGHT, metafunc.module.CLAUSES
+    answers = [(find(name), impl) for name, styles in right.items() for impl in styles.values()]
+    styles = [f"{find(name).attribute}-{style}" for name, styles in right.items() for style in styles]
+    mistakes = catalogue(topic)
+    bound = [(find(f"{topic}.{attribute}"), *rest) for attribute, *rest in clauses]
+    for name, values, ids in (
+        ("piece", pieces(topic), [piece.attribute for piece in pieces(topic)]),
+        ("answer", answers, styles),
+        ("mistake", mistakes, [f"{m.piece.split('.')[1]}-{m.name}" for m in mistakes]),
+        ("clause", bound, [f"{piece.attribute}-{words}" for piece, words, *_ in bound]),
+        ("right_answers", [right], [""]),
+        ("clauses", [clauses], [""]),
+    ):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, values, ids=ids)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from course_lib.checks.case import Case
 
@@ -140,3 +141,53 @@ def test_a_drawn_integer_is_part_of_the_digest():
         case.integer(low, low)
         digests.add(case.digest())
     assert len(digests) == 5
+
+
+# --- torch ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64"])
+def test_tensors_come_in_the_cases_dtype(name):
+    case = Case("demo", 0, (name,))
+    assert case.tensor((2, 3)).dtype == case.torch_dtype == getattr(torch, name)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float32"])
+def test_a_lifted_tensor_holds_the_rounded_numbers(name):
+    tensor, lifted = (Case("demo", 0, (name,), lift=lift).tensor((20,)) for lift in (False, True))
+    assert lifted.dtype == torch.float64
+    assert torch.equal(tensor.double(), lifted)
+
+
+def test_a_tensor_beside_a_half_input_is_float32():
+    case = Case("demo", 0, ("float16",))
+    assert case.tensor((3,), dtype="float32").dtype == case.as_torch("float32") == torch.float32
+
+
+@pytest.mark.parametrize("watch", [True, False])
+def test_a_changed_tensor_is_noticed_where_it_is_watched(watch):
+    case = Case("demo", 0)
+    case.tensor((3,), name="buffer", watch=watch).add_(1)
+    assert case.changed() == ("buffer" if watch else "")
+
+
+def test_tensors_are_part_of_the_digest_and_of_what_was_asked():
+    one, other = Case("demo", 0), Case("demo", 0)
+    one.given_tensor([1.0, 2.0], "x")
+    other.given_tensor([1.0, 3.0], "x")
+    assert one.digest() != other.digest()
+    assert one.asked() == "float64: x (2,)"
+
+
+@pytest.mark.parametrize("lift", [False, True])
+def test_a_filled_model_does_not_depend_on_torchs_generator(lift):
+    models = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+        models.append(Case("demo", 0, ("float32",), lift=lift).fill(net).state_dict())
+    for name, tensor in models[0].items():
+        assert torch.equal(tensor, models[1][name])
+        assert tensor.dtype == (torch.int64 if name.endswith("tracked") else torch.float64 if lift else torch.float32)
+    assert models[0]["1.running_var"].min() >= 0.5 and models[0]["1.weight"].min() >= 0.5
+    assert models[0]["0.weight"].unique().numel() == 12

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from course_lib.checks.expect import expectation
 from course_lib.checks.judge import distance, judge, tolerance
@@ -314,6 +315,16 @@ def test_the_tolerance_of_zeros_is_the_dtypes_own():
 def test_a_named_tolerance_holds_where_it_is_named():
     want = encode(np.ones(2))
     assert (tolerance(scenario(y=0.2), "y", want), tolerance(scenario(y=0.2), "x", want)) == (0.2, 1e-9)
+
+
+def test_one_tolerance_may_hold_for_all():
+    of_all = Scenario("s", None, ("float32",), 0.3, False)
+    assert tolerance(of_all, "y", encode(np.ones(2))) == 0.3
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [("float16", 8 * 2**-10), ("bfloat16", 8 * 2**-7)])
+def test_of_a_short_dtype_few_units_may_be_lost(dtype, allowed):
+    assert tolerance(scenario(), "y", encode(torch.ones(2, dtype=getattr(torch, dtype)))) == allowed
 
 
 @pytest.mark.parametrize("off", [0.0, 0.5, 2.0, 1e300])

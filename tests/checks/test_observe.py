@@ -9,6 +9,7 @@ from textwrap import dedent, indent
 
 import numpy as np
 import pytest
+import torch
 
 from course_lib.checks.observe import decode, encode, observe
 from course_lib.checks.piece import find
@@ -359,3 +360,18 @@ def test_a_fact_is_itself(value):
 def test_what_encode_did_not_write_is_refused(entry):
     with pytest.raises(ValueError, match="expected an encoded array"):
         decode(entry)
+
+
+# --- tensors ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "int64"])
+def test_a_tensor_is_an_array_that_keeps_its_dtypes_name(dtype):
+    tensor = torch.tensor([[1.0, -2.0]]).to(getattr(torch, dtype)).requires_grad_(dtype != "int64")
+    entry = encode(tensor)
+    assert (entry["dtype"], entry["shape"]) == (dtype, [1, 2])
+    assert decode(entry).tolist() == [[1.0, -2.0]]
+
+
+def test_a_tensor_of_another_device_is_no_array():
+    assert encode(torch.empty(2, device="meta")) == {"other": "Tensor on meta"}

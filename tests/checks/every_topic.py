@@ -1,0 +1,128 @@
+"""What every topic's checks are tested for: right answers score, known mistakes cost and are named, and the margins.
+
+A topic's test module says `TOPIC = "algorithm"` and imports everything from here. It brings
+
+    RIGHT      the right answers, `{piece name: {style: implementation}}`
+    CLAUSES    the contract: tuples (piece, clause in words, where, mistake). `where` is the name of a scenario, or
+               "scenario: observation"; `mistake` the name of a misconception, or edits of the reference, that breaks
+               the clause and turns it red there.
+
+as module-level names; `conftest.py` makes the parameters from them.
+"""
+
+import math
+
+import pytest
+
+from course_lib.checks.expect import expectation
+from course_lib.checks.judge import distance, judge, tolerance
+from course_lib.checks.observe import observe
+from course_lib.checks.piece import find
+from course_lib.misconceptions import catalogue, edit
+
+SEEDS = range(5)
+
+
+def distances(piece, impl, seed):
+    """{(scenario, observation): distance from what is right, in tolerances}, arrays only."""
+    bundle, truth = observe(piece, impl, seed), expectation(piece, seed).truth
+    return {
+        (scenario.name, name): distance(
+            bundle["scenarios"][scenario.name]["seen"].get(name, {}), want, tolerance(scenario, name, want)
+        )
+        for scenario in piece.scenarios
+        for name, want in truth[scenario.name]["seen"].items()
+        if "array" in want
+    }
+
+
+def recognised(verdict):
+    return {row.misconception for row in verdict.rows if not row.passed}
+
+
+# --- right answers ----------------------------------------------------------------------------------------------
+
+
+def test_there_are_right_answers_of_many_styles(piece, right_answers):
+    assert len(right_answers[piece.name]) >= 4
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_right_answer_has_full_marks_and_no_hint(answer, seed):
+    piece, impl = answer
+    verdict = judge(piece, observe(piece, impl, seed), seed)
+    assert verdict.passed, str(verdict)
+    assert verdict.messages == [] and not any(row.hint for row in verdict.rows)
+
+
+def test_the_error_of_a_right_answer_is_at_most_a_third_of_the_tolerance(answer):
+    for seed in SEEDS:
+        for observation, far in distances(*answer, seed).items():
+            assert far <= 1 / 3, (observation, seed, far)
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_mistake_is_told_by_its_own_hint_in_every_group_it_costs(mistake, seed):
+    piece = find(mistake.piece)
+    verdict = judge(piece, observe(piece, mistake.implementation(), seed), seed)
+    assert verdict.points < piece.max_points
+    assert recognised(verdict) == {mistake.name}, str(verdict)
+
+
+def test_a_mistake_costs_the_same_for_every_seed_and_is_far_from_right_or_right(mistake):
+    # Nothing near the tolerance: what a mistake costs is neither the seed's nor the computer's business.
+    piece, impl = find(mistake.piece), mistake.implementation()
+    assert len({judge(piece, observe(piece, impl, seed), seed).points for seed in SEEDS}) == 1
+    for seed in SEEDS:
+        for observation, far in distances(piece, impl, seed).items():
+            assert far <= 1 / 3 or far >= 3, (observation, seed, far)
+
+
+@pytest.mark.parametrize("seed", SEEDS[:3])
+def test_no_two_mistakes_look_alike(piece, seed):
+    known = expectation(piece, seed).mistakes
+    for i, one in enumerate(known):
+        for other in known[:i]:
+            assert not alike(piece, one.truth, other.truth), (one.name, other.name)
+
+
+def alike(piece, one, other):
+    """Whether no observation tells the two apart by more than a tolerance."""
+    for scenario in piece.scenarios:
+        a, b = one[scenario.name], other[scenario.name]
+        if (a["error"] or {}).get("kind") != (b["error"] or {}).get("kind"):
+            return False
+        for name, want in a["seen"].items():
+            if distance(b["seen"].get(name, {}), want, tolerance(scenario, name, want) or math.inf) > 1:
+                return False
+    return True
+
+
+# --- the contract -----------------------------------------------------------------------------------------------
+
+
+def test_a_clause_of_the_contract_is_observed(clause):
+    piece, _, where, mistake = clause
+    if isinstance(mistake, str):
+        [known] = [m for m in catalogue(piece.topic) if (m.piece, m.name) == (piece.name, mistake)]
+        impl = known.implementation()
+    else:
+        impl = edit(piece.name, mistake)
+    name, _, observation = where.partition(": ")
+    [scenario] = [scenario for scenario in piece.scenarios if scenario.name == name]
+    entry, truth = observe(piece, impl, 0)["scenarios"][name], expectation(piece, 0).truth[name]["seen"]
+    names = [observation] if observation else list(truth)
+    wrong = [
+        seen
+        for seen in names
+        if distance(entry["seen"].get(seen, {}), truth[seen], tolerance(scenario, seen, truth[seen])) > 1
+    ]
+    assert entry["error"] or wrong, f"{mistake} is right in {where}"
+
+
+def test_every_scenario_is_there_for_a_clause(piece, clauses):
+    wanted = {where.partition(": ")[0] for attribute, _, where, _ in clauses if attribute == piece.attribute}
+    assert wanted == {scenario.name for scenario in piece.scenarios}
