@@ -9,6 +9,7 @@ from course_lib.checks import OBSERVATIONS, Row, Verdict
 from course_lib.checks.judge import judge
 from course_lib.checks.piece import find
 from course_lib.checks.text import plain, whole
+from course_lib.grading.policy import for_a_person
 
 __all__ = ["judge_notebook"]
 
@@ -20,17 +21,19 @@ _CELL_FILE = re.compile(r"\S*ipykernel_\d+[/\\](?=\d+\.py)")  # its number is an
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
 
 
-def judge_notebook(notebook, seed):
+def judge_notebook(notebook, seed, findings=()):
     """Judge every check cell of an executed notebook and replace its outputs by the verdict.
 
     Args:
         notebook: rebuilt by intake, so that its check cells are the release's; changed in place.
         seed: the student's seed.
+        findings: of the source policy. A forbidden call costs its piece, tampering everything.
 
     Returns:
         {grade id: Verdict}, in the notebook's order.
     """
     verdicts, trouble = {}, {}
+    tampering, forbidden = for_a_person(findings), {finding.piece: finding.message for finding in findings}
     for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), start=1):
         cell.execution_count = number
         marked = cell.metadata.get("nbgrader", {})
@@ -38,7 +41,9 @@ def judge_notebook(notebook, seed):
         if marked.get("solution"):
             trouble[piece] = _error_of(cell)
         if marked.get("grade"):
+            refused = tampering or forbidden.get(piece)
             verdict = _verdict(find(piece), cell, seed, trouble.get(piece), notebook.metadata.course)
+            verdict = _nothing_for(find(piece), refused) if refused else verdict
             verdicts[marked.grade_id] = verdict
             data = {"text/plain": str(verdict.points), "text/html": verdict.to_html()}
             cell.outputs = [new_output("execute_result", data, execution_count=cell.execution_count)]
@@ -63,6 +68,10 @@ def _verdict(piece, cell, seed, answer_error, course):
         reason = f"the check did not run: {_error_of(cell)}"
     else:
         reason = "the check gave no observations back: was `check` replaced by something else?"
+    return _nothing_for(piece, reason)
+
+
+def _nothing_for(piece, reason):
     return Verdict(piece.name, tuple(Row(group.title, 0, group.points, reason) for group in piece.groups))
 
 

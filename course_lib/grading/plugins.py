@@ -22,10 +22,11 @@ from nbgrader.preprocessors import (
 from traitlets import Bool
 
 from course_lib.authoring.paths import EXERCISES
+from course_lib.grading import policy
 from course_lib.grading.intake import parse, rebuild, skeleton_of
 from course_lib.grading.judging import judge_notebook
 from course_lib.grading.kernel import CourseExecute
-from course_lib.grading.record import GRADED, Record
+from course_lib.grading.record import GRADED, PERSON, Record
 from course_lib.grading.seeds import class_key, seed_of
 
 __all__ = ["AUTOGRADE", "FEEDBACK", "SANITIZE", "CleanPage", "FeedbackPage", "Intake", "Judge", "SeededExecute"]
@@ -55,10 +56,13 @@ class Judge(NbGraderPreprocessor):
     """Judge the observations, put score and feedback into the check cells, and keep the record beside them."""
 
     def preprocess(self, nb, resources):
-        verdicts = judge_notebook(nb, _seed(self.config, nb, resources))
+        findings = policy.read(nb)
+        verdicts = judge_notebook(nb, _seed(self.config, nb, resources), findings)
         about = resources["nbgrader"]
         repairs = list(nb.metadata.course.pop("repairs", []))
-        record = Record(about["assignment"], nb.metadata.course.release, GRADED, "", verdicts, repairs)
+        reason = policy.for_a_person(findings)
+        status = PERSON if reason else GRADED
+        record = Record(about["assignment"], nb.metadata.course.release, status, reason, verdicts, repairs)
         folder = Path(resources["metadata"]["path"])
         (folder / f"{about['notebook']}.record.json").write_text(record.to_json(), encoding="utf-8")
         return nb, resources

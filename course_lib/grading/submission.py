@@ -7,6 +7,7 @@ import nbformat
 
 from course_lib.checks import Row, Verdict
 from course_lib.checks.piece import find
+from course_lib.grading import policy
 from course_lib.grading.intake import Unreadable, choose, parse, rebuild
 from course_lib.grading.judging import judge_notebook
 from course_lib.grading.record import GRADED, PERSON, Record
@@ -47,10 +48,13 @@ def grade_submission(files, *, assignment, skeleton, name, seed, timeout=30):
         notebook, repairs = rebuild(submitted, skeleton)
         record.repairs += repairs
         CourseExecute(seed=seed, timeout=timeout).preprocess(notebook, {"metadata": {}})
-        record.verdicts = judge_notebook(notebook, seed)
+        findings = policy.read(notebook)
+        record.verdicts = judge_notebook(notebook, seed, findings)
     except Exception as error:  # whatever a student's code did to its kernel, the next one is graded
         reason = f"grading the notebook failed ({type(error).__name__}: {str(error)[:200]}): run it by hand"
         return _by_a_person(record, skeleton, reason, started)
+    if reason := policy.for_a_person(findings):
+        record.status, record.reason = PERSON, reason
     record.notebook = notebook
     record.seconds = round(time.monotonic() - started, 1)
     return record

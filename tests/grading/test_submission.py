@@ -20,8 +20,9 @@ from course_lib.authoring.paths import EXERCISES, ROOT, STUDENT
 from course_lib.authoring.source import bodies
 from course_lib.checks.observe import observe
 from course_lib.checks.piece import find
+from course_lib.grading import policy
 from course_lib.grading.intake import skeleton_of
-from course_lib.grading.record import PERSON, Record
+from course_lib.grading.record import GRADED, PERSON, Record
 from course_lib.grading.submission import digest_of, grade_submission
 from course_lib.misconceptions import catalogue, reference
 from tests.sample_class import expected, hand_ins
@@ -31,7 +32,19 @@ SKELETON = skeleton_of(EXERCISES / PROBLEM_SET)
 CLASS = hand_ins(PROBLEM_SET)
 TABLE = expected(PROBLEM_SET)
 SEED, ANOTHER_SEED = 20240229, 20240301
-TIMEOUT = 4  # seconds a cell may take; those that never end cost that much
+#: Who reaches for the machinery that grades, and what the judge gives them: the one whose answers are right loses
+#: nothing by odd messages to the kernel's channel.
+WITHOUT_POLICY = {
+    "displayed_values": 0,
+    "forged_bundle": 0,
+    "imports_reference": 0,
+    "odd_bundle": 0,
+    "odd_messages": 10,
+    "patched_judge": 0,
+    "prints_sources": 0,
+    "reads_expectations": 0,
+}
+TIMEOUT = 6  # seconds a cell may take; those that never end cost that much
 
 
 def grade(files, seed=SEED):
@@ -109,6 +122,13 @@ def test_whoever_needs_a_person_is_told_why_in_every_check(graded):
     for record in graded.values():
         if record.status == PERSON:
             assert [verdict.messages for verdict in record.verdicts.values()] == [[record.reason]] * 4
+
+
+@pytest.mark.parametrize(("student", "points"), WITHOUT_POLICY.items())
+def test_what_is_forged_is_worth_nothing_without_the_policy(monkeypatch, student, points):
+    monkeypatch.setattr(policy, "read", lambda notebook: [])
+    record = grade(CLASS[student])
+    assert (record.status, record.points) == (GRADED, points)
 
 
 def test_repairs_are_in_the_record(graded):

@@ -1,0 +1,214 @@
+"""Mutation gate: small changes of right answers that the checks have to notice.
+
+A mutant is a right answer with one thing changed: an operator, a constant, a comparison, a statement left out, two
+arguments swapped, a keyword dropped. `equivalent.toml` names those that are still right, with the reason; of the
+rest nearly all must lose points. Not mutated are texts (docstrings, messages) and the library's manners with wrong
+inputs, `expect_…(…)`, which no student is graded on.
+
+`python -m tests.mutants` runs all of them and writes `table.md`.
+"""
+
+import ast
+import copy
+import importlib
+import inspect
+import tomllib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from course_lib.checks.judge import judge
+from course_lib.checks.observe import observe
+from course_lib.checks.piece import find, pieces
+from course_lib.misconceptions import reference
+
+__all__ = ["HERE", "LIMIT", "Mutant", "all_mutants", "answers", "equivalent", "is_killed", "mutations"]
+
+HERE = Path(__file__).parent
+#: Seconds a scenario of a mutant may take; right answers need a small part of it. A time-out counts as killed.
+LIMIT = 3.0
+
+_BINARY = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
+_BINARY |= {ast.Pow: ast.Mult, ast.Mod: ast.Mult, ast.MatMult: ast.Mult}
+_COMPARED = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
+_COMPARED |= {ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One changed right answer.
+
+    Attributes:
+        piece: for example `"algorithm.batch_stats"`.
+        answer: `"reference"`, or the style of another right answer.
+        name: what was changed into what, and which of several equal places it is.
+        source: of the changed function or class.
+    """
+
+    piece: str
+    answer: str
+    name: str
+    source: str
+
+    @property
+    def title(self):
+        return f"{self.piece} / {self.answer} / {self.name}"
+
+    def implementation(self):
+        """The mutant, ready to be observed."""
+        right = _answers(self.piece)[self.answer]
+        namespace = dict(vars(inspect.getmodule(right)))
+        exec(compile(self.source, f"<{self.title}>", "exec"), namespace)
+        return namespace[right.__name__]
+
+
+def all_mutants(topic=None):
+    """All mutants of the reference and of one other right answer of every piece, or of those of one topic."""
+    return [
+        Mutant(piece.name, answer, name, source)
+        for piece in pieces(topic)
+        for answer, right in _answers(piece.name).items()
+        for name, source in mutations(_source(right))
+    ]
+
+
+def answers(topic):
+    """{(piece, style): implementation} of the right answers of a topic, the reference with them."""
+    right = importlib.import_module(f"tests.right_answers.{topic}").RIGHT
+    found = {(piece.name, "reference"): reference(piece.name) for piece in pieces(topic)}
+    return found | {(piece, style): impl for piece, styles in right.items() for style, impl in styles.items()}
+
+
+def is_killed(mutant, seed=0):
+    """Whether the checks take points from a mutant."""
+    piece = find(mutant.piece)
+    try:
+        impl = mutant.implementation()
+    except Exception:  # changed so that it cannot even be defined
+        return True
+    return not judge(piece, observe(piece, impl, seed, limit=LIMIT), seed).passed
+
+
+def equivalent():
+    """{title: reason} of the mutants that are still right."""
+    table = tomllib.loads((HERE / "equivalent.toml").read_text(encoding="utf-8"))
+    return {
+        f"{piece} / {answer} / {name}": reason
+        for piece, answers in table.items()
+        for answer, names in answers.items()
+        for name, reason in names.items()
+    }
+
+
+def mutations(source):
+    """Every single change of a function or class.
+
+    Args:
+        source: of one function or class, without decorators.
+
+    Yields:
+        (name, source): the name says what became what, with a number where the same change is possible twice.
+    """
+    tree = ast.parse(source)
+    seen = Counter()
+    for number, (node, change) in enumerate(_changes(tree)):
+        mutated = copy.deepcopy(tree)
+        node, change = list(_changes(mutated))[number]
+        before = _text(node)
+        change()
+        name = f"{before} → {_text(node)}"
+        seen[name] += 1
+        yield f"{name} #{seen[name]}", ast.unparse(ast.fix_missing_locations(mutated))
+
+
+def _changes(tree):
+    """(node, function that changes it in place) of everything that can be changed, in order."""
+    for node in _mutable(tree):
+        if isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in _BINARY:
+            yield node, lambda node=node: setattr(node, "op", _BINARY[type(node.op)]())
+        elif isinstance(node, ast.Compare):
+            for i, op in enumerate(node.ops):
+                if type(op) in _COMPARED:
+                    yield node, lambda node=node, i=i: node.ops.__setitem__(i, _COMPARED[type(node.ops[i])]())
+        elif isinstance(node, ast.BoolOp):
+            other = ast.Or if isinstance(node.op, ast.And) else ast.And
+            yield node, lambda node=node, other=other: setattr(node, "op", other())
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
+            yield node, lambda node=node: _take_off_sign(node)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+            for value in _other_constants(node.value):
+                yield node, lambda node=node, value=value: setattr(node, "value", value)
+        if isinstance(node, ast.Call):
+            if len(node.args) > 1 and not any(isinstance(arg, ast.Starred) for arg in node.args[:2]):
+                yield node, lambda node=node: node.args.__setitem__(slice(0, 2), node.args[1::-1])
+            for i in range(len(node.keywords)):
+                yield node, lambda node=node, i=i: node.keywords.pop(i)
+        if isinstance(node, ast.stmt) and not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Pass):
+            yield node, lambda node=node: _leave_out(node)
+
+
+def _take_off_sign(node):
+    """Turn `-x` into `+x` and `not x` into `bool(x)`, in place."""
+    if isinstance(node.op, ast.USub):
+        node.op = ast.UAdd()
+    else:
+        node.__class__, operand = ast.Call, node.operand
+        node.func, node.args, node.keywords = ast.Name("bool", ast.Load()), [operand], []
+
+
+def _other_constants(value):
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1] if value <= 0 else [value + 1, value - 1]
+    return [2 * value if value else 1.0]
+
+
+def _mutable(node):
+    """The nodes below, depth first, without texts and without the checks of inputs."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+            continue  # a docstring
+        if isinstance(child, ast.Raise | ast.JoinedStr | ast.arg):
+            continue
+        if isinstance(child, ast.Expr) and _is_check_of_input(child.value):
+            continue
+        if isinstance(child, ast.FunctionDef) and child.name == "extra_repr":
+            continue  # what is printed is not graded
+        yield child
+        yield from _mutable(child)
+
+
+def _is_check_of_input(node):
+    return isinstance(node, ast.Call) and _text(node.func).split(".")[-1].startswith("expect_")
+
+
+def _leave_out(node):
+    """Turn a statement into `pass`, in its place."""
+    node.__class__ = ast.Pass
+    for field in list(node.__dict__):
+        if field not in ("lineno", "col_offset", "end_lineno", "end_col_offset"):
+            del node.__dict__[field]
+
+
+def _text(node):
+    return " ".join(ast.unparse(node).split())[:100]
+
+
+def _answers(piece):
+    """The reference, and the first other right answer that is a function or class of its own."""
+    found = {"reference": reference(piece)}
+    styles = importlib.import_module(f"tests.right_answers.{piece.split('.')[0]}").RIGHT[piece]
+    for style, right in styles.items():
+        if getattr(right, "__qualname__", ".") == getattr(right, "__name__", None):
+            found[style] = right
+            break
+    return found
+
+
+def _source(right):
+    """Source of a function or class without its decorators."""
+    text = inspect.getsource(inspect.getmodule(right))
+    [node] = [node for node in ast.parse(text).body if getattr(node, "name", None) == right.__name__]
+    node.decorator_list = []
+    return ast.unparse(node)
