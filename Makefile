@@ -5,24 +5,26 @@ PYTHON ?= python3
 BIN := .venv/bin
 HERE := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
 CLASS := _build/demo-class
+SETS := $(notdir $(wildcard tests/sample_class/ps*))
 
 ifneq ($(abspath $(CURDIR)),$(abspath $(HERE)))
 $(error make was called from $(CURDIR), but the course is in $(HERE): cd there first, or use make -C $(HERE))
 endif
 
-.PHONY: help demo test book release check lint clean
+.PHONY: help demo test book release mutants lint clean
 
 help:
 	@echo "make demo     environment, exercises, book, and a sample class graded end to end"
 	@echo "make test     environment and every test"
 	@echo "make book     the HTML book, warnings are errors"
 	@echo "make release  exercises, student edition and the students' zip"
+	@echo "make mutants  every small change of right answers that the checks have to notice (minutes)"
 	@echo "make lint     formatter and linter"
 	@echo "make clean    delete what is generated under _build/ (not the environment)"
 
 demo: release book
 	@$(BIN)/python -m tests.sample_class $(CLASS)
-	@$(BIN)/course grade ps1-algorithm --class $(CLASS)
+	@for set in $(SETS); do $(BIN)/course grade $$set --class $(CLASS) || exit 1; done
 	@echo
 	@echo "The book:       $(CURDIR)/_build/html/index.html   (or: $(BIN)/course serve)"
 	@echo "For students:   $(CURDIR)/_build/release/batchnorm-course-student.zip"
@@ -39,6 +41,9 @@ book: release
 
 release: .venv/ready
 	@$(BIN)/course release
+
+mutants: .venv/ready
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
 
 lint: .venv/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -108,8 +108,9 @@ def check_release():
     help="The class's folder, with submitted/<student>/<problem set>/ in it; outside the repository.",
 )  # fmt: skip
 @click.option("--again", is_flag=True, help="Grade unchanged submissions again, too.")
+@click.option("--jobs", type=click.IntRange(1), help="Kernels at a time; one per processor without it.")
 @_plainly
-def grade(problem_set, folder, again):
+def grade(problem_set, folder, again, jobs):
     """Grade what a class handed in: table here, feedback and gradebook in the class's folder."""
     from course_lib.grading.classroom import Classroom
     from course_lib.grading.record import PERSON
@@ -120,7 +121,7 @@ def grade(problem_set, folder, again):
     records, fresh_ones = [], 0
     with Progress(*columns, console=errors) as progress:
         task = progress.add_task("grading", total=len(room.submissions()))
-        for student, record, fresh in room.grade(again=again):
+        for student, record, fresh in room.grade(again=again, jobs=jobs):
             records.append((student, record))
             fresh_ones += fresh
             progress.update(task, advance=1, description=student)

@@ -93,6 +93,14 @@ def stats_of_one_image(impl, case):
     return _stats(impl, case.array(shape, mean=case.uniform(-3, 3), std=2.0))
 
 
+@maps.scenario()
+def stats_of_two_values(impl, case):
+    # As few as can be.
+    c = case.integer(2, 5)
+    shape = case.choice([(2, c), (1, c, 2), (2, c, 1, 1)])
+    return _stats(impl, case.array(shape, mean=case.uniform(-3, 3), std=2.0))
+
+
 far = stats.group("accurate when the mean is large (float32, mean 1e4, std about 1)", points=1)
 
 

@@ -6,13 +6,16 @@ DIR/feedback/<student>/<problem set>/…       what goes back, as HTML
 DIR/gradebook.db, DIR/seed.key               nbgrader's gradebook, and the secret of the class
 """
 
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+from jupyter_core.utils import ensure_event_loop
 from nbgrader.api import Gradebook
 from nbgrader.preprocessors import SaveAutoGrades
 from sqlalchemy.exc import SAWarning
@@ -66,29 +69,45 @@ class Classroom:
         real = (folder for folder in folders if folder.is_dir() and not folder.is_symlink())
         return [Submission(folder.parent.name, _files(folder)) for folder in real]
 
-    def grade(self, *, again=False) -> Iterator[tuple[str, Record, bool]]:
+    def grade(self, *, again=False, jobs=None) -> Iterator[tuple[str, Record, bool]]:
         """Grade every submission that is new or has changed.
 
         Args:
             again: grade those that have not changed as well.
+            jobs: how many kernels work at a time; None for one per processor.
 
         Yields:
             (student, record, fresh): fresh is False where an earlier record still holds. A record is on
-            disk and in the gradebook before the next submission is looked at, so an interrupted run resumes.
+            disk and in the gradebook before the next is yielded, so an interrupted run resumes.
         """
         key = class_key(self.folder)
         writer = _Writer(self)
-        for submission in self.submissions():
-            seed = seed_of(key, self.skeleton.metadata.course.release, submission.student)
-            earlier = None if again else writer.earlier(submission.student)
-            if earlier and earlier.digest == digest_of(submission.files, earlier.release, seed):
-                yield submission.student, earlier, False
-                continue
-            record = grade_submission(
-                submission.files, assignment=self.assignment, skeleton=self.skeleton, name=self.notebook, seed=seed
-            )
-            writer.write(submission.student, record)
-            yield submission.student, record, True
+        loops = []  # every thread gets an event loop of its own, for its kernels
+        pool = ThreadPoolExecutor(jobs or os.cpu_count(), initializer=lambda: loops.append(ensure_event_loop()))
+        try:
+            waiting = []
+            for submission in self.submissions():
+                seed = seed_of(key, self.skeleton.metadata.course.release, submission.student)
+                earlier = None if again else writer.earlier(submission.student)
+                if earlier and earlier.digest == digest_of(submission.files, earlier.release, seed):
+                    waiting.append((submission.student, earlier, None))
+                else:
+                    waiting.append((submission.student, None, pool.submit(self._graded, submission, seed)))
+            while waiting:
+                student, record, future = waiting.pop(0)  # and with it the executed notebook
+                if future:
+                    record = future.result()
+                    writer.write(student, record)
+                yield student, record, future is not None
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for loop in loops:
+                loop.close()
+
+    def _graded(self, submission, seed):
+        return grade_submission(
+            submission.files, assignment=self.assignment, skeleton=self.skeleton, name=self.notebook, seed=seed
+        )
 
 
 class _Writer:

@@ -17,6 +17,7 @@ CLAUSES = [
     ("batch_stats", "over the samples too", "stats_of_other_ranks", "per_sample"),
     ("batch_stats", "shape (C,)", "stats_of_maps: mean", "axes_kept"),
     ("batch_stats", "n counts values, not samples", "stats_of_one_image", "batch_of_one_refused"),
+    ("batch_stats", "two values per channel are enough", "stats_of_two_values", [("shape[1] < 2", "shape[1] < 3")]),
     ("batch_stats", "accurate when the mean is large", "stats_far_from_zero: var", "one_pass_variance"),
     ("batch_stats", "accurate when the mean is large, maps", "stats_of_maps_far_from_zero: var", "one_pass_variance"),
     ("batch_stats", "same dtype out", "stats_keep_float32: dtype of var", "float64_returned"),

@@ -2,8 +2,8 @@
 
 A mutant is a right answer with one thing changed: an operator, a constant, a comparison, a statement left out, two
 arguments swapped, a keyword dropped. `equivalent.toml` names those that are still right, with the reason; of the
-rest nearly all must lose points. Not mutated are texts (docstrings, messages) and the library's manners with wrong
-inputs, `expect_…(…)`, which no student is graded on.
+rest nearly all must lose points. Not mutated are texts (docstrings, messages) and manners with wrong inputs that no
+student is graded on: `expect_…(…)`, and `if …: raise …` in the pieces whose contract names no error.
 
 `python -m tests.mutants` runs all of them and writes `table.md`.
 """
@@ -28,6 +28,15 @@ HERE = Path(__file__).parent
 #: Seconds a scenario of a mutant may take; right answers need a small part of it. A time-out counts as killed.
 LIMIT = 3.0
 
+#: The pieces whose row in the contract names an error: their guards are mutated as well.
+_GRADED_ERRORS = {
+    "algorithm.batch_stats",
+    "running_stats.torch_momentum",
+    "running_stats.BatchNorm",
+    "finetuning.recalibrate",
+    "fusion.fuse_conv_bn",
+    "fusion.fuse_linear_bn",
+}
 _BINARY = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
 _BINARY |= {ast.Pow: ast.Mult, ast.Mod: ast.Mult, ast.MatMult: ast.Mult}
 _COMPARED = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
@@ -68,7 +77,7 @@ def all_mutants(topic=None):
         Mutant(piece.name, answer, name, source)
         for piece in pieces(topic)
         for answer, right in _answers(piece.name).items()
-        for name, source in mutations(_source(right))
+        for name, source in mutations(_source(right), guards=piece.name in _GRADED_ERRORS)
     ]
 
 
@@ -100,20 +109,21 @@ def equivalent():
     }
 
 
-def mutations(source):
+def mutations(source, *, guards=True):
     """Every single change of a function or class.
 
     Args:
         source: of one function or class, without decorators.
+        guards: change `if …: raise …` as well.
 
     Yields:
         (name, source): the name says what became what, with a number where the same change is possible twice.
     """
     tree = ast.parse(source)
     seen = Counter()
-    for number, (node, change) in enumerate(_changes(tree)):
+    for number, (node, change) in enumerate(_changes(tree, guards)):
         mutated = copy.deepcopy(tree)
-        node, change = list(_changes(mutated))[number]
+        node, change = list(_changes(mutated, guards))[number]
         before = _text(node)
         change()
         name = f"{before} → {_text(node)}"
@@ -121,9 +131,9 @@ def mutations(source):
         yield f"{name} #{seen[name]}", ast.unparse(ast.fix_missing_locations(mutated))
 
 
-def _changes(tree):
+def _changes(tree, guards):
     """(node, function that changes it in place) of everything that can be changed, in order."""
-    for node in _mutable(tree):
+    for node in _mutable(tree, guards):
         if isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in _BINARY:
             yield node, lambda node=node: setattr(node, "op", _BINARY[type(node.op)]())
         elif isinstance(node, ast.Compare):
@@ -164,19 +174,22 @@ def _other_constants(value):
     return [2 * value if value else 1.0]
 
 
-def _mutable(node):
-    """The nodes below, depth first, without texts and without the checks of inputs."""
+def _mutable(node, guards):
+    """The nodes below, depth first, without texts and manners."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
             continue  # a docstring
         if isinstance(child, ast.Raise | ast.JoinedStr | ast.arg):
             continue
-        if isinstance(child, ast.Expr) and _is_check_of_input(child.value):
+        if isinstance(child, ast.Expr | ast.Assign) and any(map(_is_check_of_input, ast.walk(child))):
             continue
-        if isinstance(child, ast.FunctionDef) and child.name == "extra_repr":
+        if isinstance(child, ast.If) and isinstance(child.body[0], ast.Raise) and not child.orelse and not guards:
+            continue
+        if isinstance(child, ast.FunctionDef) and child.name in ("extra_repr", "__repr__"):
             continue  # what is printed is not graded
         yield child
-        yield from _mutable(child)
+        if not (isinstance(child, ast.UnaryOp) and isinstance(child.operand, ast.Constant)):  # -1 is one thing
+            yield from _mutable(child, guards)
 
 
 def _is_check_of_input(node):

@@ -22,6 +22,11 @@ HERE = Path(__file__).parent
 RELEASED = HERE.parents[1] / "exercises"
 
 
+def problem_sets():
+    """The problem sets that the class has handed something in for."""
+    return sorted(path.name for path in HERE.glob("ps*"))
+
+
 def hand_ins(problem_set):
     """{student: {file name: bytes}} of everybody in the class."""
     return {path.stem: _hand_in(path, problem_set) for path in sorted((HERE / problem_set).glob("*.py"))}
