@@ -6,15 +6,15 @@ import io
 import json
 import re
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
+from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import psutil
 import pytest
-from jupyter_core.utils import ensure_event_loop
 
 from course_lib.authoring.paths import EXERCISES, ROOT, STUDENT
 from course_lib.authoring.source import bodies
@@ -54,21 +54,23 @@ def grade(files, seed=SEED, problem_set=PROBLEM_SET):
     return grade_submission(files, assignment=problem_set, skeleton=skeleton, name=name, seed=seed, timeout=TIMEOUT)
 
 
+def record_of(who):
+    """(record, what was printed on the way) of one of the class."""
+    with redirect_stdout(io.StringIO()) as printed:
+        record = grade(EVERYBODY[who], problem_set=who[0])
+    return record, printed.getvalue()
+
+
 @pytest.fixture(scope="session")
 def records():
     """{(problem set, student): record} of the whole class. That this returns is a test: no submission raises.
 
-    Three at a time: most of the time goes by in waiting for those that never end.
+    Three at a time, in processes of their own: most of the time goes by in waiting for those that never end.
     """
-    loops = []  # nbclient makes one for every thread, and leaves it to whoever made the thread
-    graders = ThreadPoolExecutor(3, initializer=lambda: loops.append(ensure_event_loop()))
-    with redirect_stdout(io.StringIO()) as printed, graders:
-        found = graders.map(lambda who: grade(EVERYBODY[who], problem_set=who[0]), EVERYBODY)
-        records = dict(zip(EVERYBODY, found, strict=True))
-    for loop in loops:
-        loop.close()
-    assert printed.getvalue() == ""
-    return records
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as graders:
+        found = dict(zip(EVERYBODY, graders.map(record_of, EVERYBODY), strict=True))
+    assert {printed for _, printed in found.values()} == {""}
+    return {who: record for who, (record, _) in found.items()}
 
 
 @pytest.fixture(scope="session")
