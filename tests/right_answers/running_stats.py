@@ -34,10 +34,9 @@ def right(piece):
 
 
 @right("update_running_stats")
-@torch.no_grad()
 def mean_and_var(running_mean, running_var, x, momentum):
     dims = [d for d in range(x.ndim) if d != 1]
-    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    x = x.detach().float() if x.dtype in (torch.float16, torch.bfloat16) else x.detach()
     running_mean *= 1 - momentum
     running_mean += momentum * x.mean(dims)
     running_var *= 1 - momentum
