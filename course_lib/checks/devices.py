@@ -2,8 +2,8 @@
 
 PyTorch's `meta` device computes shapes, dtypes and devices and no numbers. That makes it a second device everywhere:
 a tensor that was made on the CPU, or that stayed there when its module moved, meets one that lives elsewhere. `meta`
-alone lets some of these meetings pass, `cpu.mul_(0.9).add_(meta)` for one; under `OneDevice` all of them are refused, as
-a GPU would.
+alone lets some of these meetings pass, `cpu.mul_(0.9).add_(meta)` for one; under `OneDevice` all are refused, as on a
+GPU.
 """
 
 import torch

@@ -94,6 +94,12 @@ def update_by_one_image(impl, case):
     return _updated(impl, case, _maps(case, _channels(case), n=1), case.number("momentum", 0.6, 0.9))
 
 
+@moved.scenario(dtypes=SINGLE)
+def update_by_two_values(impl, case):
+    # As few as can be.
+    return _updated(impl, case, case.draw((2, _channels(case)), 1.0, 2.0), case.number("momentum", 0.15, 0.4))
+
+
 ranks = update.group("sequences and volumes as well", points=0.25)
 
 
@@ -407,7 +413,7 @@ training = layer.group("training: output and gradients", points=1.25)
 @training.scenario(dtypes=SINGLE)
 def training_on_table(impl, case):
     c = _channels(case)
-    made = _layer(impl, case, c, case.number("eps", 0.5, 1), case.number("momentum", 0.1, 0.3))
+    made = _layer(impl, case, c, case.number("eps", 0.5, 1))
     return _through(made, case, case.given_tensor(_table(case, c), "x"))
 
 
@@ -423,6 +429,13 @@ def training_on_one_image(impl, case):
     c = _channels(case)
     made = _layer(impl, case, c, eps=case.number("eps", 0.5, 1))
     return _through(made, case, case.given_tensor(_maps(case, c, n=1), "x"))
+
+
+@training.scenario(dtypes=SINGLE)
+def training_on_two_values(impl, case):
+    c = _channels(case)
+    made = _layer(impl, case, c, eps=case.number("eps", 0.5, 1))
+    return _through(made, case, case.tensor((2, c), std=2.0))
 
 
 ranks = layer.group("sequences and volumes: any rank from 2 to 5", points=0.5)
@@ -466,6 +479,15 @@ def statistics_after_batches(impl, case):
         "replaced by new tensors": _names(**replaced),
         "with autograd history": _names(**history),
     }
+
+
+@remembering.scenario(dtypes=SINGLE)
+def statistics_with_momentum(impl, case):
+    # By position, and 1: the last batch alone.
+    c = _channels(case)
+    made = _layer(impl, case, c, 0.1, 1.0)
+    made(case.given_tensor(_maps(case, c), "x"))
+    return _state(made)
 
 
 @remembering.scenario(dtypes=SINGLE)
@@ -658,7 +680,9 @@ def layer_on_a_gpu(impl, case):
         y = made(leaf)
         y.backward(dy.to(device).expand_as(y))
         results.append([y, leaf.grad, made.weight.grad, made.running_mean, made.running_var, made.eval()(leaf)])
-    same = all(_close(there.cpu(), here) for other in results[1:] for here, there in zip(results[0], other, strict=True))
+    same = all(
+        _close(there.cpu(), here) for other in results[1:] for here, there in zip(results[0], other, strict=True)
+    )
     return {"the same on a GPU, if there is one": same}
 
 

@@ -1,7 +1,6 @@
 """What people get wrong in problem set 2."""
 
 import torch
-from torch import nn
 
 from course_lib.misconceptions import Misconception
 
@@ -533,7 +532,7 @@ MISCONCEPTIONS = [
         "running_statistics_normalise", _VAR_IN,
         _VAR_IN + "\n                centred = wide - self.running_mean.view(per_channel)\n"
         "                var = self.running_var.view(per_channel)",
-        "Training normalises by the running statistics: it is the batch's own that count, the running ones are for eval.",
+        "Training normalises by the running statistics: those are for eval, here the batch's own count.",
         FORWARD, "online variants, and answers that take the buffers for the statistics",
     ),
     # --- BatchNorm: what it remembers
@@ -674,7 +673,8 @@ MISCONCEPTIONS = [
         KINDS, "constants prepared in the constructor",
     ),
     _layer(
-        "device_ignored", _ONES, _ONES.replace(", device=device", ""), _COUNTER, _COUNTER.replace(" device=device,", ""),
+        "device_ignored", _ONES, _ONES.replace(", device=device", ""),
+        _COUNTER, _COUNTER.replace(" device=device,", ""),
         "The argument device is not used: parameters and buffers are made there from the start.",
         DEVICE, "arguments accepted and forgotten",
     ),
@@ -729,7 +729,7 @@ MISCONCEPTIONS = [
     ),
     _layer(
         "buffers_as_parameters", _MEAN_BUFFER,
-        "self.running_mean = nn.Parameter(torch.zeros_like(ones), requires_grad=False) if track_running_stats else None",
+        "self.running_mean = nn.Parameter(0 * ones, requires_grad=False) if track_running_stats else None",
         "The running mean is a parameter: optimisers and weight decay would get hold of it, make it a buffer.",
         KINDS, "nn.Parameter with requires_grad=False",
     ),
@@ -767,7 +767,7 @@ MISCONCEPTIONS = [
     ),
     _layer(
         "channels_not_checked", _CHANNELS, "", _NAMES, "():\n            if True:",
-        "A wrong number of channels slips through: one channel broadcasts against all, so compare the numbers yourself.",
+        "A wrong number of channels slips through: one channel broadcasts against all, so compare the numbers.",
         EDGES, "trust in broadcasting",
     ),
     _layer(

@@ -90,7 +90,7 @@ def towards_the_batch(running_mean, running_var, x, momentum):
 @right("update_running_stats")
 def data_attributes(running_mean, running_var, x, momentum):
     x = x.data.double()
-    dims = tuple(range(2, x.dim())) + (0,)
+    dims = (*range(2, x.dim()), 0)
     n = x.numel() / x.size(1)
     running_mean.data = ((1 - momentum) * running_mean.data + momentum * x.mean(dims)).to(running_mean.dtype)
     unbiased = x.var(dims, unbiased=False) * n / (n - 1)
@@ -324,6 +324,7 @@ def within_and_between(batches):
 
 # --- BatchNorm --------------------------------------------------------------------------------------------------
 
+
 class _State(nn.Module):
     """What most of these layers have in common; the forward passes differ."""
 
@@ -449,7 +450,9 @@ class _Normalise(torch.autograd.Function):
 class HandmadeBackward(nn.Module):
     """A hand-written backward; statistics and bookkeeping outside of the graph; a hook for old files."""
 
-    def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True, device=None, dtype=None):  # noqa: E501
+    def __init__(
+        self, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True, device=None, dtype=None
+    ):
         nn.Module.__init__(self)
         self.channels, self.eps, self.momentum, self.tracks = num_features, eps, momentum, track_running_stats
         make = lambda value: torch.full((num_features,), value, device=device, dtype=dtype)  # noqa: E731
@@ -622,7 +625,9 @@ class DerivedFromTorchs(nn.modules.batchnorm._BatchNorm):
             self.num_batches_tracked.add_(1)
             momentum = 1.0 / float(self.num_batches_tracked) if momentum is None else momentum
         batch = self.training or self.running_mean is None
-        buffers = (self.running_mean, self.running_var) if not self.training or self.track_running_stats else (None,) * 2
+        buffers = (
+            (self.running_mean, self.running_var) if not self.training or self.track_running_stats else (None,) * 2
+        )
         return F.batch_norm(x, *buffers, self.weight, self.bias, batch, momentum or 0.0, self.eps)
 
 
