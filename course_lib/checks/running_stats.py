@@ -149,7 +149,7 @@ def update_by_half_input(impl, case):
 
 def _dtype(tensor, case):
     """The name of a dtype; the lifted run's float64 under the name it stands for."""
-    name = str(getattr(tensor, "dtype", type(tensor).__name__)).removeprefix("torch.")
+    name = _plain_dtype(tensor)
     return "float32" if name == str(case.as_torch("float32")).removeprefix("torch.") else name
 
 
@@ -324,7 +324,7 @@ def population_of_other_ranks(impl, case):
 
 
 def _plain_dtype(value):
-    return str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
+    return str(value.dtype).removeprefix("torch.") if isinstance(value, torch.Tensor) else f"no tensor: {_kind(value)}"
 
 
 def _wide(value):

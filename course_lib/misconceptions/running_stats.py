@@ -445,6 +445,11 @@ MISCONCEPTIONS = [
         POPULATION, "results cast to the dtype of the buffers",
     ),
     _population(
+        "arrays_returned", _P_RESULT, "return (pivot[:, 0] + mean).numpy(), (m2 / (n - 1)).numpy(), n",
+        "The results come as NumPy arrays: return tensors, they may live on a GPU.",
+        POPULATION, "code carried over from exercise set 1",
+    ),
+    _population(
         "tensor_count", _P_RESULT, "return pivot[:, 0] + mean, m2 / (n - 1), torch.tensor(n)",
         "The count comes as a tensor: return an int.",
         POPULATION, "torch for everything",
