@@ -262,7 +262,7 @@ def unfrozen_after_eval(impl, case):
     # The model has been evaluated in between: what counts is the mode before the freeze.
     freezing, thawing = _pair(impl)
     model = _kinds(case)
-    model.sync.eval()
+    model.lazy.eval()
     freezing(model, affine=False)
     model.eval()(_maps(case, name="first x"))
     thawing(model)
@@ -664,7 +664,7 @@ def ghost_arguments(impl, case):
         "statistics of track_running_stats=False": len(list(impl(3, 4, track_running_stats=False).buffers())),
         "dtypes of dtype=torch.float64": ", ".join(sorted(kinds)),
         "devices of device='meta'": ", ".join(sorted({t.device.type for t in (*meta.parameters(), *meta.buffers())})),
-        "dtype of y for float32": str(impl(3, 4)(torch.ones(8, 3)).dtype),
+        "dtype of y for float32": str(impl(3, 4).float()(torch.ones(8, 3, dtype=torch.float32)).dtype),
         "y": layer(x).detach(),
         **_moved(bare),
     }

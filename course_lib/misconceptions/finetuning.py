@@ -327,8 +327,25 @@ MISCONCEPTIONS = [
     ),
     _unfreeze(
         "one_two_three", ((_FIND_FROZEN, _OF_RANKS),),
-        "Some kinds of BatchNorm stay frozen: SyncBatchNorm, lazy layers and others are no BatchNorm1d, 2d or 3d.",
+        "Some kinds of BatchNorm do not get their mode back: not every kind is a BatchNorm1d, 2d or 3d.",
         FINDING, "isinstance(m, (BatchNorm1d, BatchNorm2d, BatchNorm3d))",
+    ),
+    _unfreeze(
+        "never_frozen",
+        ((_OVERRIDE, "pass"), (_MODE, "\n"), (_FORGET, "del layer.frozen_from"), (_MODE_BACK, "pass")),
+        "The freeze stops gamma and beta and leaves the mode alone: nothing was frozen that could come back.",
+        GRADIENTS_OFF, "a pair of functions around requires_grad",
+    ),
+    _unfreeze(
+        "frozen_once",
+        ((_OVERRIDE, "pass"), (_MODE, "        layer.eval()\n"), (_FORGET, "del layer.frozen_from")),
+        "The freeze is undone by the model's next change of modes, long before anybody unfreezes.",
+        EVAL_ONLY, "a pair of functions around eval() and train()",
+    ),
+    _unfreeze(
+        "torch_only", ((_FIND, _OF_TORCH), (_FIND_FROZEN, _OF_TORCH)),
+        "The course's own BatchNorm is not found: it derives from no layer of PyTorch's.",
+        FINDING, "isinstance(m, _BatchNorm), twice",
     ),
     _unfreeze(
         "a_copy", ((_FIND_FROZEN, "batchnorm_layers(model := copy.deepcopy(model)).values()"),),
@@ -793,6 +810,11 @@ MISCONCEPTIONS = [
         "by_axes", ((_OF_NORMS, "{id(p) for p in model.parameters() if p.dim() < 2}"),),
         "The number of axes decided: a norm's weight may have two, and a weight that is no norm's only one.",
         DECAY, "p.ndim <= 1, in training scripts for transformers and ResNets",
+    ),
+    _groups(
+        "axes_alone", ((_OF_NORMS, "{id(p) for p in model.parameters() if p.dim() < 2}"), (_IS_BIAS, "if False:")),
+        "The number of axes alone decided: a norm or a bias may have two, and a weight that is neither only one.",
+        DECAY, "p.dim() >= 2 decays, in training scripts for language models",
     ),
     _groups(
         "biases_decay", ((_IS_BIAS, "if False:"),),
