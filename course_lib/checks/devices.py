@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     # The first operation on `meta` loads this, for a second or more: here, and not in the time of a scenario. Whatever
     # filters a student has set are not its business.
     warnings.simplefilter("ignore")
-    import torch._dynamo  # noqa: F401
+    import torch._dynamo
 
 __all__ = ["DONE", "OneDevice", "WrongDevice", "attempt", "gpus", "left_behind", "whereabouts"]
 
