@@ -441,12 +441,12 @@ MISCONCEPTIONS = [
     ),
     _population(
         "float32_returned", _P_RESULT, "return (pivot[:, 0] + mean).float(), (m2 / (n - 1)).float(), n",
-        "The results come in float32: return float64, what many batches add up to needs the digits.",
+        "The results come in float32: what many batches add up to needs the digits of float64.",
         POPULATION, "results cast to the dtype of the buffers",
     ),
     _population(
         "arrays_returned", _P_RESULT, "return (pivot[:, 0] + mean).numpy(), (m2 / (n - 1)).numpy(), n",
-        "The results come as NumPy arrays: return tensors, they may live on a GPU.",
+        "The results come as NumPy arrays: tensors are asked for, which may live on a GPU.",
         POPULATION, "code carried over from exercise set 1",
     ),
     _population(
@@ -771,7 +771,7 @@ MISCONCEPTIONS = [
         EDGES, "code that was never run on a batch of one",
     ),
     _layer(
-        "channels_not_checked", _CHANNELS, "", _NAMES, "():\n            if True:",
+        "channels_not_checked", _CHANNELS, "        expect_tensor(x)\n", _NAMES, "():\n            if True:",
         "A wrong number of channels slips through: one channel broadcasts against all, so compare the numbers.",
         EDGES, "trust in broadcasting",
     ),
