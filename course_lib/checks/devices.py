@@ -6,10 +6,18 @@ alone lets some of these meetings pass, `cpu.mul_(0.9).add_(meta)` for one; unde
 GPU.
 """
 
+import warnings
+
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+with warnings.catch_warnings():
+    # The first operation on `meta` loads this, for a second or more: here, and not in the time of a scenario. Whatever
+    # filters a student has set are not its business.
+    warnings.simplefilter("ignore")
+    import torch._dynamo
 
 __all__ = ["DONE", "OneDevice", "WrongDevice", "attempt", "gpus", "left_behind", "whereabouts"]
 

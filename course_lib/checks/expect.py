@@ -6,6 +6,7 @@ edition has neither reference nor mistakes in code: it reads what they produce f
 """
 
 import functools
+import hashlib
 import io
 import json
 from dataclasses import dataclass
@@ -80,18 +81,17 @@ def _truth(piece, impl, seed, *, rounds=False):
 def export(topic):
     """The public seed's expectations of a topic as the bytes of an `.npz`: data only, no code.
 
-    Values keep ten digits, so that the file does not depend on the last bits of the computer that wrote it.
+    Values keep ten digits, so that the file does not depend on the last bits of the computer that wrote it. Of a
+    mistake there are only the scenarios that it gets wrong: most of it is right.
     """
     arrays, index = {}, {}
     for piece in pieces(topic):
         found = expectation(piece, PUBLIC_SEED)
-        index[piece.name] = {
-            "truth": _pack(found.truth, arrays),
-            "mistakes": [
-                {"name": m.name, "hint": m.hint, "read": m.read, "truth": _pack(m.truth, arrays)}
-                for m in found.mistakes
-            ],
-        }
+        truth, mistakes = _pack(found.truth, arrays), []
+        for m in found.mistakes:
+            wrong = {name: entry for name, entry in _pack(m.truth, arrays).items() if entry != truth[name]}
+            mistakes.append({"name": m.name, "hint": m.hint, "read": m.read, "truth": wrong})
+        index[piece.name] = {"truth": truth, "mistakes": mistakes}
     buffer = io.BytesIO()
     np.savez(buffer, index=np.frombuffer(json.dumps(index).encode(), np.uint8), **arrays)
     return buffer.getvalue()
@@ -104,8 +104,10 @@ def _pack(truth, arrays):
         for name, value in entry["seen"].items():
             seen[name] = value
             if "array" in value:
-                key = f"a{len(arrays)}"
-                arrays[key] = _ten_digits(decode(value))
+                rounded = _ten_digits(decode(value))
+                # Named by its content: an array that is there already is not written again.
+                key = hashlib.sha256(str(rounded.shape).encode() + rounded.tobytes()).hexdigest()[:16]
+                arrays[key] = rounded
                 seen[name] = {**value, "array": key}
         error = entry["error"] and {"kind": entry["error"]["kind"], "message": stem(entry["error"]), "line": ""}
         packed[scenario] = {**entry, "seen": seen, "error": error, "printed": ""}
@@ -123,8 +125,11 @@ def _shipped(piece, seed):
         )
     index, arrays = _read(piece.topic)
     entry = index[piece.name]
-    mistakes = (Mistake(m["name"], m["hint"], m["read"], _unpack(m["truth"], arrays)) for m in entry["mistakes"])
-    return Expectation(_unpack(entry["truth"], arrays), tuple(mistakes))
+    truth = _unpack(entry["truth"], arrays)
+    mistakes = (
+        Mistake(m["name"], m["hint"], m["read"], {**truth, **_unpack(m["truth"], arrays)}) for m in entry["mistakes"]
+    )
+    return Expectation(truth, tuple(mistakes))
 
 
 @functools.cache

@@ -771,7 +771,7 @@ MISCONCEPTIONS = [
         EDGES, "code that was never run on a batch of one",
     ),
     _layer(
-        "channels_not_checked", _CHANNELS, "", _NAMES, "():\n            if True:",
+        "channels_not_checked", _CHANNELS, "        expect_tensor(x)\n", _NAMES, "():\n            if True:",
         "A wrong number of channels slips through: one channel broadcasts against all, so compare the numbers.",
         EDGES, "trust in broadcasting",
     ),

@@ -1,9 +1,9 @@
-# like: right_rows
+# like: right_plain
 # %% population-stats
 def population_stats(batches):
     means, variances, n = [], [], 0
     for b in batches:
-        rows = rows_of(b).double()
+        rows = b.double().transpose(0, 1).flatten(1)
         if rows.shape[1] == 0:
             continue
         means.append(rows.mean(dim=1))
