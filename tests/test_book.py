@@ -392,3 +392,26 @@ def test_the_search_finds_a_word(site, browser):
     with opened(browser, f"{site}/search.html?q=pivot") as page:
         page.locator("#search-results li a").first.wait_for()
         assert "algorithm" in page.locator("#search-results").inner_text()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_sliders_move_their_drawing_by_keyboard(site, browser, width, theme):
+    with opened(browser, address(site, "02-running-stats"), width, theme) as page:
+        explorers = page.locator(".explorer").all()
+        assert len(explorers) == 2
+        for explorer in explorers:
+            for slider in explorer.locator("input[type=range]").all():
+                label = explorer.locator(f"label[for={slider.get_attribute('id')}]")
+                assert label.is_visible()
+                drawn, said = explorer.locator("svg").inner_html(), explorer.locator("[aria-live]").inner_text()
+                slider.focus()
+                page.keyboard.press("ArrowRight")
+                assert explorer.locator("svg").inner_html() != drawn
+                assert explorer.locator("[aria-live]").inner_text() != said
+
+
+def test_without_javascript_sliders_are_replaced_by_a_sentence(built):
+    explorers = soup(built, "02-running-stats").select(".explorer")
+    assert len(explorers) == 2
+    assert all(explorer.select_one("noscript").get_text(strip=True) for explorer in explorers)

@@ -34,7 +34,7 @@
   /* Axes with ticks; returns the group that is drawn anew, and the two scales. */
   function plot(parent, { width, height, x, y, xlabel, ylabel, name }) {
     const svg = element(parent, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": name });
-    const [left, right, top, bottom] = [52, width - 10, 12, height - 46];
+    const [left, right, top, bottom] = [52, width - 16, 12, height - 46];
     const px = (v) => left + ((v - x.low) / (x.high - x.low)) * (right - left);
     const py = (v) => bottom - ((v - y.low) / (y.high - y.low)) * (bottom - top);
     for (const v of y.ticks) {
