@@ -3,6 +3,7 @@
 A class may live elsewhere: `nbgrader autograde ps1-algorithm --course-dir DIR`.
 """
 
+from course_lib.authoring import clearing
 from course_lib.authoring.paths import EXERCISES, SOURCE
 from course_lib.grading import plugins
 
@@ -17,6 +18,8 @@ c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", ".pyte
 
 c.ClearSolutions.code_stub = {"python": "raise NotImplementedError"}
 c.ClearSolutions.enforce_metadata = True
+# Some cells are handed out with code to repair instead of a stub.
+c.GenerateAssignment.preprocessors = clearing.GENERATE
 
 # Rebuild what came in from what was handed out, before anything else looks at it.
 c.Autograde.sanitize_preprocessors = plugins.SANITIZE

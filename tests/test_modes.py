@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from course_lib.misconceptions.modes_layers_wrong import WRONG, wrong_layer
 from course_lib.modes import (
     BatchNormFunction,
     accepts,
@@ -26,7 +27,6 @@ from course_lib.running_stats import BatchNorm
 from tests.devices import DEVICES
 from tests.models import KINDS, drawn, same_state, small_net, state_of
 from tests.right_answers.layers import LAYERS
-from tests.wrong_layers import WRONG, wrong_layer
 
 SHAPES = [(7, 3), (4, 3, 5), (3, 4, 5, 2), (2, 3, 2, 4, 3)]
 HALVES = [torch.float16, torch.bfloat16]

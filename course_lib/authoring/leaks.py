@@ -10,7 +10,7 @@ from pathlib import Path
 
 from course_lib.authoring.paths import BOOK, BUILD, EXERCISES, ROOT, ZIP, problem_sets
 from course_lib.authoring.release import release
-from course_lib.authoring.source import bodies, exercised
+from course_lib.authoring.source import bodies, exercised, faulty
 from course_lib.checks.piece import find
 
 __all__ = ["bodies_in", "check_release", "fingerprints", "leaks"]
@@ -41,15 +41,24 @@ def check_release():
 
 
 def fingerprints():
-    """{piece: runs of its reference's statements}, with names and docstrings taken out."""
+    """{piece: runs of its reference's statements}, with names and docstrings taken out.
+
+    Of a piece that is handed out to be repaired, those runs that are in what is handed out give nothing away.
+    """
     found = {}
     for problem_set in problem_sets():
+        handed_out = faulty(problem_set)
         for name in exercised(problem_set):
             piece = find(name)
-            tree = ast.parse((ROOT / "course_lib" / f"{piece.topic}.py").read_text(encoding="utf-8"))
-            node = next(node for node in tree.body if getattr(node, "name", None) == piece.attribute)
-            found[name] = set().union(*(_runs(body) for body in bodies(node)))
+            whole = (ROOT / "course_lib" / f"{piece.topic}.py").read_text(encoding="utf-8")
+            found[name] = _runs_of(whole, piece) - _runs_of(handed_out.get(name, ""), piece, all_lengths=True)
     return found
+
+
+def _runs_of(code, piece, **options):
+    """Runs of the statements that a student writes of a piece, where the code has it."""
+    nodes = (node for node in ast.parse(code).body if getattr(node, "name", None) == piece.attribute)
+    return {run for node in nodes for body in bodies(node) for run in _runs(body, **options)}
 
 
 def leaks(codes, forbidden):

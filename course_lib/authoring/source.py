@@ -4,6 +4,7 @@ A solution is written with as little as possible; the rest is known:
 
 * a code cell with `:source: course_lib.algorithm:batch_stats` is the answer cell of that piece: the reference
   is inserted, its body between nbgrader's solution markers;
+* with `:faulty: name` besides, students get no stub but code to repair: the reference with the mistake of that name;
 * a code cell with `:check: algorithm.batch_stats` is that piece's check cell, worth the piece's points;
 * every other code cell needs an `:id:` and is locked.
 """
@@ -11,13 +12,15 @@ A solution is written with as little as possible; the rest is known:
 import ast
 import hashlib
 import importlib
+from itertools import chain
 
 import jupytext
 
 from course_lib.authoring.paths import SOLUTIONS
 from course_lib.checks.piece import PROTOCOL, find
+from course_lib.misconceptions import catalogue, edited
 
-__all__ = ["exercised", "release_id", "source_notebook"]
+__all__ = ["bodies", "exercised", "faulty", "release_id", "source_notebook"]
 
 _RELEASE = "RELEASE_ID"  # stands in solutions where the release id comes in
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -49,6 +52,8 @@ def source_notebook(problem_set):
             piece = _piece_of(told.pop("source"))
             cell.source = _with_markers(piece)
             _describe(cell, piece.attribute, solution=True, piece=piece.name)
+            if "faulty" in told:
+                cell.metadata["course"]["handed_out"] = _with_mistake(piece, told.pop("faulty"))
         elif "check" in told:
             piece = find(told.pop("check"))
             asked.append(piece.name)
@@ -80,6 +85,13 @@ def exercised(problem_set):
     return [_piece_of(cell.metadata["source"]).name for cell in cells if "source" in cell.metadata]
 
 
+def faulty(problem_set):
+    """{piece name: source} of the pieces that are handed out to be repaired."""
+    told = [cell.metadata for cell in _read(problem_set).cells if "faulty" in cell.metadata]
+    found = {_piece_of(metadata["source"]): metadata["faulty"] for metadata in told}
+    return {piece.name: _with_mistake(piece, mistake) for piece, mistake in found.items()}
+
+
 def release_id(problem_set):
     """Eight hex digits that change when a problem set, its checks or its hints change.
 
@@ -94,8 +106,9 @@ def release_id(problem_set):
 
 def _sources(problem_set, topic):
     package = SOLUTIONS.parent / "course_lib"
-    names = (f"{topic}.py", f"checks/{topic}.py", f"misconceptions/{topic}.py")
-    return [*sorted((SOLUTIONS / problem_set).glob("*.md")), *(package / name for name in names)]
+    # A topic may have more than one module on a floor: `checks/modes_layers.py`.
+    modules = (sorted((package / floor).glob(f"{topic}*.py")) for floor in ("", "checks", "misconceptions"))
+    return [*sorted((SOLUTIONS / problem_set).glob("*.md")), *chain(*modules)]
 
 
 def _read(problem_set):
@@ -152,6 +165,15 @@ def _with_markers(piece):
     end = node.end_lineno + 2 * len(list(bodies(node)))
     start = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
     return "\n".join(lines[start - 1 : end])
+
+
+def _with_mistake(piece, name):
+    """The reference of a piece with a known mistake in it. Signature and docstring stay."""
+    known = {mistake.name: mistake.change for mistake in catalogue(piece.topic) if mistake.piece == piece.name}
+    if not isinstance(known.get(name), tuple):
+        edits = ", ".join(key for key, change in known.items() if isinstance(change, tuple))
+        raise ValueError(f"expected :faulty: to name a mistake of {piece.name} that is an edit, {edits}, got {name!r}")
+    return edited(piece.name, known[name])
 
 
 def bodies(node):

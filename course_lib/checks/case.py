@@ -31,6 +31,7 @@ class Case:
     """
 
     def __init__(self, label, seed, dtypes=("float64",), *, lift=False):
+        self.seed = seed
         self._rng = default_rng([seed, zlib.crc32(label.encode())])
         self.name = dtypes[self._rng.integers(len(dtypes))]
         self._lift = lift

@@ -157,8 +157,11 @@ def _same(scenario, mistake, truth, given):
             _right(scenario, name, want, mistake["seen"].get(name, {}))
             == _right(scenario, name, want, given["seen"].get(name, {}))
             for name, want in truth["seen"].items()
+            if scenario.concerns(name, want)
         )
     for name, want in mistake["seen"].items():
+        if not scenario.concerns(name, truth["seen"].get(name, want)):
+            continue
         # What a mistake leaves at rounding errors around zero is as coarse as the right value is.
         right = truth["seen"].get(name, want)
         allowed = max(tolerance(scenario, name, want), tolerance(scenario, name, right))
@@ -184,7 +187,7 @@ def _problem(scenario, truth, given):
     for name, want in truth["seen"].items():
         got = given["seen"].get(name, {})
         allowed = tolerance(scenario, name, want)
-        if distance(got, want, allowed) > 1:
+        if scenario.concerns(name, want) and distance(got, want, allowed) > 1:
             message, expected, had = _of_difference(name, got, want, allowed)
             return message + asked, expected, had
     return None

@@ -50,20 +50,24 @@ def observe(piece, impl, seed, *, lift=False, limit=TIME_LIMIT, budget=math.inf)
         seed: what the inputs are drawn from.
         lift: run on inputs lifted to float64 (for the truth; a student's object is never lifted).
         limit: seconds a scenario may take. After the first that takes longer, the rest is not run.
-        budget: seconds all scenarios together may take; no scenario gets more than half of them.
+        budget: seconds all scenarios together may take; none of several gets more than half of them.
 
     Returns:
         A JSON-able bundle `{"piece", "seed", "scenarios": {name: {"seen", "error", "printed", "digest", "asked"}}}`.
     """
     scenarios = {}
     out_of_time = False
-    limit, until = min(limit, budget / 2), time.monotonic() + budget
+    alone = len({scenario.name for scenario in piece.scenarios}) == 1
+    share, until = budget if alone else budget / 2, time.monotonic() + budget
     for scenario in piece.scenarios:
+        if scenario.name in scenarios:  # it stands in several groups
+            continue
         if out_of_time:
             error = {"kind": "NotRun", "message": "not run, because an earlier run had to be stopped"}
             scenarios[scenario.name] = {"seen": {}, "error": error, "printed": "", "digest": "", "asked": ""}
             continue
-        entry = _observe_one(piece, scenario, impl, seed, lift, max(0.0, min(limit, until - time.monotonic())))
+        seconds = max(0.0, min(limit * scenario.patience, share, until - time.monotonic()))
+        entry = _observe_one(piece, scenario, impl, seed, lift, seconds)
         out_of_time = bool(entry["error"]) and entry["error"]["kind"] == "TimeLimit"
         scenarios[scenario.name] = entry
     return {"piece": piece.name, "seed": seed, "scenarios": scenarios}

@@ -44,6 +44,9 @@ class Scenario:
         within: absolute tolerance, of single observations or of all, where the dtype's own would be wrong.
         rounding: the scenario is about rounding errors. Two implementations with the same mistake
             round differently, so a mistake is recognised here by what it gets wrong, not by its values.
+        concerns: `(observation name, what is right) -> bool`, which observations count in the group. For a
+            scenario that stands in several groups, and is run once.
+        patience: how many times the usual time limit it may take.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Scenario:
     dtypes: tuple[str, ...]
     within: Mapping[str, float] | float
     rounding: bool
+    concerns: Callable = lambda name, want: True
+    patience: float = 1.0
 
 
 @dataclass
@@ -61,12 +66,12 @@ class Group:
     points: float
     scenarios: list[Scenario] = field(default_factory=list)
 
-    def scenario(self, *, dtypes=("float64",), within=None, rounding=False):
+    def scenario(self, *, dtypes=("float64",), within=None, rounding=False, **further):
         """Decorator that adds `(impl, case) -> {name: array | fact}` to the group."""
 
         def add(run):
             self.scenarios.append(
-                Scenario(run.__name__, run, tuple(dtypes), {} if within is None else within, rounding)
+                Scenario(run.__name__, run, tuple(dtypes), {} if within is None else within, rounding, **further)
             )
             return run
 

@@ -22,6 +22,7 @@ from traitlets import Bool, Float, Integer, Unicode, default
 from course_lib.authoring.paths import STUDENT
 from course_lib.authoring.source import release_id
 from course_lib.checks import GRADING_SECONDS, GRADING_SEED
+from course_lib.checks.expect import unseen_layers
 
 __all__ = ["CourseExecute", "StudentKernels", "expect_current", "skip_after_last_check"]
 
@@ -91,6 +92,7 @@ class CourseExecute(Execute):
         about = {key: nb.metadata[key] for key in ("course", "kernelspec")}
         expect_current(about["course"]["problem_set"], about["course"]["release"])
         self._until = time.monotonic() + self.budget * self.timeout
+        self._unseen = _unseen(nb, self.seed)
         self._group, self._shown = None, {}
         with tempfile.TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-", ignore_cleanup_errors=True) as home:
             self._home = home
@@ -136,6 +138,7 @@ class CourseExecute(Execute):
             "PYTHONHASHSEED": "0",  # sets in the same order at every regrade
             GRADING_SEED: str(self.seed),
             GRADING_SECONDS: str(_OF_A_CELL * self.timeout),
+            **self._unseen,
         }
         # What a kernel or its children write past Jupyter would end on the grader's terminal.
         super().start_new_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **kwargs)
@@ -169,6 +172,18 @@ class CourseExecute(Execute):
         if self._group:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._group, signal.SIGKILL)
+
+
+def _unseen(notebook, seed):
+    """The layers `accepts` is asked about when it is graded, for the kernel's environment; nothing without it."""
+    if not any(cell.metadata.get("course", {}).get("piece") == "modes.accepts" for cell in notebook.cells):
+        return {}
+    from course_lib.checks.modes_layers import (
+        GRADING_LAYERS,
+        pack,
+    )  # with torch, which other notebooks need not wait for
+
+    return {GRADING_LAYERS: pack(unseen_layers(seed))}
 
 
 class _TimeUp(Exception):

@@ -9,11 +9,10 @@ import functools
 import importlib
 import importlib.util
 import sys
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["TOGETHER", "Misconception", "catalogue", "edit", "reference"]
+__all__ = ["TOGETHER", "Misconception", "catalogue", "edit", "edited", "reference"]
 
 #: Pieces that are checked together with others, as a tuple: the `takes` of their checks.
 TOGETHER = {"finetuning.unfreeze_batchnorm": ("freeze_batchnorm", "unfreeze_batchnorm")}
@@ -78,20 +77,30 @@ def edit(piece, changes):
     Raises:
         ValueError: an old text is not there, or more than once: the reference has changed.
     """
+    namespace = dict(vars(_pristine(piece.partition(".")[0])))
+    exec(compile(edited(piece, changes), f"<{piece} edited>", "exec"), namespace)
+    return _named(piece, namespace)
+
+
+def edited(piece, changes):
+    """The source of what `edit` returns, decorators included."""
     topic, attribute = piece.split(".")
-    module = _pristine(topic)
-    with open(module.__file__, encoding="utf-8") as file:
+    with open(_pristine(topic).__file__, encoding="utf-8") as file:
         whole = file.read()
     wanted = TOGETHER.get(piece, (attribute,))
     nodes = [node for node in ast.parse(whole).body if getattr(node, "name", None) in wanted]
-    source = "\n\n\n".join(textwrap.dedent(ast.get_source_segment(whole, node)) for node in nodes)
+    source = "\n\n\n".join(_source_of(node, whole) for node in nodes)
     for old, new in changes:
         if source.count(old) != 1:
             raise ValueError(f"expected {old!r} once in the source of {piece}, found it {source.count(old)} times")
         source = source.replace(old, new)
-    namespace = dict(vars(module))
-    exec(compile(source, f"<{piece} edited>", "exec"), namespace)
-    return _named(piece, namespace)
+    return source
+
+
+def _source_of(node, whole):
+    """The source of a function or class, decorators included."""
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    return "\n".join(whole.splitlines()[first - 1 : node.end_lineno])
 
 
 def catalogue(topic):

@@ -6,7 +6,7 @@ import jupytext
 import pytest
 
 from course_lib.authoring import source
-from course_lib.authoring.source import bodies, exercised, release_id, source_notebook
+from course_lib.authoring.source import bodies, exercised, faulty, release_id, source_notebook
 
 
 @pytest.fixture
@@ -68,6 +68,24 @@ def test_a_cell_without_a_role_is_refused(solution):
 def test_an_unknown_option_is_refused(solution):
     with pytest.raises(ValueError, match="unknown option points"):
         source_notebook(solution(":id: setup\n:points: 3\n1 + 1"))
+
+
+def test_code_to_repair_is_handed_out_instead_of_a_stub(solution):
+    told = ":source: course_lib.algorithm:recover_identity\n:faulty: negative_shift"
+    problem_set = solution(told, ":check: algorithm.recover_identity")
+    [cell] = [cell for cell in source_notebook(problem_set).cells if cell.id == "recover-identity"]
+    assert "return gamma, mean.copy()" in cell.source and "### BEGIN SOLUTION" in cell.source
+    code = cell.metadata.course.handed_out
+    assert code.startswith("def recover_identity(mean, var, eps=1e-5):") and ast.get_docstring(ast.parse(code).body[0])
+    assert "return gamma, -mean" in code and "SOLUTION" not in code
+    assert faulty(problem_set) == {"algorithm.recover_identity": code}
+
+
+@pytest.mark.parametrize("name", ["nothing", "welford_misread"])
+def test_code_to_repair_is_a_mistake_that_is_known_as_an_edit(solution, name):
+    told = f":source: course_lib.algorithm:recover_identity\n:faulty: {name}"
+    with pytest.raises(ValueError, match=r"expected :faulty: to name a mistake .*negative_shift.*, got '\w+'"):
+        source_notebook(solution(told, ":check: algorithm.recover_identity"))
 
 
 def test_an_answer_without_a_check_is_refused(solution):

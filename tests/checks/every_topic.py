@@ -112,7 +112,7 @@ def test_a_clause_of_the_contract_is_observed(clause):
     else:
         impl = edit(piece.name, mistake)
     name, _, observation = where.partition(": ")
-    [scenario] = [scenario for scenario in piece.scenarios if scenario.name == name]
+    scenario = next(scenario for scenario in piece.scenarios if scenario.name == name)
     entry, truth = observe(piece, impl, 0)["scenarios"][name], expectation(piece, 0).truth[name]["seen"]
     names = [observation] if observation else list(truth)
     wrong = [

@@ -2,9 +2,11 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from course_lib import plug_in, unplug
 from course_lib.checks import check, expect
@@ -103,6 +105,25 @@ def test_the_student_edition_judges_a_mistake_as_the_grader_does(request, piece)
 def test_the_student_edition_refuses_another_seed(student_edition, seed):
     with pytest.raises(ValueError, match=f"expected seed=0, got {seed}: the student edition knows"):
         check(STATS.name, RIGHT[STATS.name]["numpy_methods"], seed=seed)
+
+
+def test_the_student_edition_has_no_unseen_layers(student_edition):
+    with pytest.raises(ValueError, match="expected seed=0, got 3: the layers of other seeds are unseen"):
+        expect.unseen_layers(3)
+
+
+def test_where_there_are_facts_only_no_exact_arithmetic_is_needed(piece):
+    lifted = []
+
+    def facts(impl, case):
+        lifted.append(case.torch_dtype)
+        return {"fact": impl(1)}
+
+    for group in piece.groups:
+        group.scenarios[:] = [replace(scenario, run=facts, dtypes=("float32",)) for scenario in group.scenarios]
+    truth = expect._truth(piece, lambda x: x + 1, 0)
+    assert [entry["seen"] for entry in truth.values()] == [{"fact": {"fact": 2}}] * 2
+    assert lifted == [torch.float32] * 2
 
 
 def test_other_inputs_than_the_expectations_were_made_for_are_said_to_be(monkeypatch):

@@ -289,6 +289,20 @@ def test_the_budget_is_for_all_scenarios(piece):
     assert kinds == ["TimeLimit", "NotRun"]
 
 
+def test_a_scenario_of_several_groups_is_run_once(piece):
+    calls = []
+    piece.groups[1].scenarios.append(piece.groups[0].scenarios[0])
+    bundle = observe(piece, lambda x: calls.append(x) or x, 0)
+    assert list(bundle["scenarios"]) == ["of_table", "of_floats"] and len(calls) == 2
+
+
+def test_the_only_scenario_may_take_all_of_the_budget(piece):
+    del piece.groups[1]
+    started = time.monotonic()
+    [entry] = entries(piece, lambda x: time.sleep(0.3) or x, budget=0.5)
+    assert entry["error"] is None and time.monotonic() - started >= 0.3
+
+
 def test_the_message_says_when_it_was_stopped(piece):
     message = entries(piece, lambda x: time.sleep(0.3), limit=0.1)[0]["error"]["message"]
     assert message == "stopped after 0.1 s: does a loop never end?"
