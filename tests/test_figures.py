@@ -16,6 +16,7 @@ EXAMPLES = {
     "channel_axes": (),
     "curves": (RUNS,),
     "gradient_geometry": ([3.0, 0.0, 0.5], [2.5, 0.5, -1.5]),
+    "matrices": ({"one": [[1.0, -0.5], [0.0, 2.0]], "other": [[0.0, 0.0], [0.0, 0.5]]},),
     "placements": (),
     "sweep": ([0.1, 1.0, 10.0], RUNS),
     "three_steps": ({"x": [1.0, 2.0, 4.0], "x - mean": [-1.3, -0.3, 1.7]},),
@@ -96,3 +97,17 @@ def test_only_the_tangent_part_of_the_gradient_survives():
 def test_the_geometry_needs_three_values():
     with pytest.raises(ValueError, match="shape"):
         figures.gradient_geometry([1.0, 2.0], [1.0, 2.0])
+
+
+def test_matrices_share_a_scale_where_one_is_shown():
+    grids = EXAMPLES["matrices"][0]
+    for colorbar, limits in ((True, [2.0, 2.0]), (False, [2.0, 0.5])):
+        figure = figures.matrices(grids, colorbar=colorbar)
+        images = [ax.images[0] for ax in figure.axes[:2]]
+        assert [image.get_clim() for image in images] == [(-limit, limit) for limit in limits]
+        assert all(np.array_equal(image.get_array(), grid) for image, grid in zip(images, grids.values(), strict=True))
+
+
+def test_matrices_draw_zero_in_white():
+    image = figures.matrices({"nothing": np.zeros((2, 2))}).axes[0].images[0]
+    assert np.allclose(image.cmap(image.norm(0.0)), 1, atol=0.01)
