@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, FancyArrowPatch, FancyBboxPatch, Rectangle
 from numpy.typing import ArrayLike
@@ -22,6 +23,7 @@ __all__ = [
     "channel_axes",
     "curves",
     "gradient_geometry",
+    "matrices",
     "placements",
     "running_averages",
     "statistic_clouds",
@@ -517,4 +519,39 @@ def statistic_clouds(clouds: Mapping[str, Mapping[str, ArrayLike]]) -> Drawing:
         ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title=title, xlabel="error of the mean, in σ")
     axes[0, 0].set_ylabel("measured / true variance")
     axes[0, -1].legend(loc="upper right")
+    return figure
+
+
+# --- chapter 3: modes
+
+
+def matrices(grids: Mapping[str, ArrayLike], *, colorbar: bool = True) -> Drawing:
+    """Small matrices or pictures side by side: zero is white, blue is positive and orange negative.
+
+    Args:
+        grids: title → (rows, columns).
+        colorbar: one scale for all, shown beside them; otherwise each has its own, up to its largest value.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> figure = matrices({"one": [[1.0, 0.0], [0.0, 1.0]], "two": [[0.5, -0.5], [-0.5, 0.5]]})
+        >>> [ax.get_title() for ax in figure.axes[:2]]
+        ['one', 'two']
+    """
+    grids = {title: np.asarray(grid, dtype=float) for title, grid in grids.items()}
+    largest = {title: float(np.abs(grid).max()) or 1.0 for title, grid in grids.items()}
+    if colorbar:
+        largest = dict.fromkeys(largest, max(largest.values()))
+    cmap = LinearSegmentedColormap.from_list("signed", [COLORS[1], "white", COLORS[0]])
+    figure, axes = _drawing(min(7.4, 2.9 * len(grids)), 3.0 if len(grids) < 4 else 1.9, len(grids), squeeze=False)
+    for ax, (title, grid) in zip(axes[0], grids.items(), strict=True):
+        image = ax.imshow(grid, cmap=cmap, vmin=-largest[title], vmax=largest[title])
+        ax.set_title(title, fontsize=11 if len(grids) < 4 else 9)
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        ax.spines[:].set_visible(True)
+    if colorbar:
+        figure.colorbar(image, ax=list(axes[0]), shrink=0.8)
     return figure

@@ -16,6 +16,7 @@ EXAMPLES = {
     "channel_axes": (),
     "curves": (RUNS,),
     "gradient_geometry": ([3.0, 0.0, 0.5], [2.5, 0.5, -1.5]),
+    "matrices": ({"one": [[1.0, -0.5], [0.0, 2.0]], "other": [[0.0, 0.0], [0.0, 0.5]]},),
     "placements": (),
     "running_averages": ([1.0, 3.0], [0.5, 3.5], {"momentum 0.1": [0.1, 0.4]}),
     "statistic_clouds": ({"n = 4": {"batch": [[0.9, 0.4], [9.0, 9.0]], "buffer": [[0.1, 1.1]]}},),
@@ -113,3 +114,17 @@ def test_points_outside_a_cloud_are_drawn_on_its_edge():
     batch, buffer, *_ = ax.lines
     assert batch.get_xydata().tolist() == [[0.9, 0.4], [1.5, 3.0]]
     assert buffer.get_xydata().tolist() == [[0.1, 1.1]]
+
+
+def test_matrices_share_a_scale_where_one_is_shown():
+    grids = EXAMPLES["matrices"][0]
+    for colorbar, limits in ((True, [2.0, 2.0]), (False, [2.0, 0.5])):
+        figure = figures.matrices(grids, colorbar=colorbar)
+        images = [ax.images[0] for ax in figure.axes[:2]]
+        assert [image.get_clim() for image in images] == [(-limit, limit) for limit in limits]
+        assert all(np.array_equal(image.get_array(), grid) for image, grid in zip(images, grids.values(), strict=True))
+
+
+def test_matrices_draw_zero_in_white():
+    image = figures.matrices({"nothing": np.zeros((2, 2))}).axes[0].images[0]
+    assert np.allclose(image.cmap(image.norm(0.0)), 1, atol=0.01)
