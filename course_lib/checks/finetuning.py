@@ -340,7 +340,7 @@ def unfrozen_copy(impl, case):
     freezing(model)
     twin = copy.deepcopy(model)
     thawing(twin)
-    model.train()
+    model.train()(_maps(case))
     seen = {"layers of the original in eval mode": _in_eval(model), "of the copy": _in_eval(twin.train())}
     other = copy.deepcopy(model)
     thawing(model).train()

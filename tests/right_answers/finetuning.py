@@ -171,6 +171,35 @@ def does_nothing_unfreeze(model):
 _pair("does_nothing", does_nothing_freeze, does_nothing_unfreeze)
 
 
+def _to_eval(module, args):
+    module.training = False
+
+
+def hook_freeze(model, affine=True):
+    """Into eval mode whenever it is called: a hook that runs before each forward."""
+    for m in filter(is_batchnorm, model.modules()):
+        if not hasattr(m, "thaw"):
+            m.thaw = (m.register_forward_pre_hook(_to_eval), m.training, [p.requires_grad for p in m.parameters()])
+        m.training = False
+        for p in m.parameters():
+            p.requires_grad = p.requires_grad and not affine
+    return model
+
+
+def hook_unfreeze(model):
+    for m in model.modules():
+        if hasattr(m, "thaw"):
+            hook, m.training, wanted = m.thaw
+            hook.remove()
+            del m.thaw
+            for p, flag in zip(m.parameters(), wanted, strict=True):
+                p.requires_grad = flag
+    return model
+
+
+_pair("hook", hook_freeze, hook_unfreeze)
+
+
 # --- recalibrate ------------------------------------------------------------------------------------------------
 
 
