@@ -170,7 +170,7 @@ def union_leaves_its_sides_alone(impl, case):
 
 def _shards(case, sizes, spatial=(), constant=None):
     """One shard a rank, with so many samples each. The values of a constant one are all the same in a channel."""
-    channels = case.integer(2, 4)
+    channels = case.integer(3, 4)
     shards = []
     for rank, size in enumerate(sizes):
         step = (rank - (len(sizes) - 1) / 2) * case.uniform(1.5, 2.5, (channels,) + (1,) * len(spatial))

@@ -225,6 +225,11 @@ MISCONCEPTIONS = [
         TRAVELS, "the count cast to the dtype of the statistics, or all of them to float",
     ),
     _moments(
+        "float32_returned", _VAR, "return n, mean.float(), (m2 / max(n, 1)).float()",
+        "Mean and variance are rounded to float32: they lose digits that float64 data still has.",
+        TRAVELS, "tensors made from Python numbers, which are float32 by default",
+    ),
+    _moments(
         "n_a_float", _VAR, "return float(n), mean, m2 / max(n, 1)",
         "n comes back as it travelled, among floats: make an int of it again.",
         TRAVELS, "counts read back from the exchanged tensor",
