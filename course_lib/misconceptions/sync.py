@@ -35,7 +35,6 @@ def _convert(name, old, new, hint, read, seen):
     return Misconception("sync.convert_sync_batchnorm", name, ((old, new),), hint, read, seen)
 
 
-_UNION = "return n, mean_a + delta * (n_b / n), m2_a + m2_b + delta**2 * (n_a * n_b / n)"
 _MEAN = "mean_a + delta * (n_b / n)"
 _BETWEEN = "delta**2 * (n_a * n_b / n)"
 _GUARDS = "if n_b == 0:\n        return a\n    if n_a == 0:\n        return b\n    n = n_a + n_b"
@@ -114,22 +113,24 @@ MISCONCEPTIONS = [
         UNEVEN, "formulas without the case of nothing",
     ),
     _merge(
-        "empty_side_returned", _GUARDS, "if n_b == 0:\n        return b\n    if n_a == 0:\n        return a\n    n = n_a + n_b",
+        "empty_side_returned", _GUARDS,
+        "if n_b == 0:\n        return b\n    if n_a == 0:\n        return a\n    n = n_a + n_b",
         "When one side is empty, the empty side comes back: the union is the other one.",
         UNEVEN, "guards written the wrong way round",
     ),
     _merge(
-        "only_second_side_may_be_empty", "if n_a == 0:\n        return b", "if n_a == 0:\n        return 0, mean_a, m2_a",
+        "only_second_side_may_be_empty",
+        "if n_a == 0:\n        return b", "if n_a == 0:\n        return 0, mean_a, m2_a",
         "An empty first side swallows the second: a fold over shards may well start with an empty one.",
         UNEVEN, "guards tested on one side only",
     ),
     _merge(
-        "merged_in_place", _UNION, _UNION.replace("mean_a + delta", "mean_a.add_(delta").replace("(n_b / n),", "(n_b / n)),"),
+        "merged_in_place", _MEAN, "mean_a.add_(delta * (n_b / n))",
         "A given mean is overwritten by an operator that works in place: the caller still needs it.",
         MERGING, "mean_a += …, as running updates do",
     ),
     _merge(
-        "n_a_float", _UNION, "return float(n), mean_a + delta * (n_b / n), m2_a + m2_b + delta**2 * (n_a * n_b / n)",
+        "n_a_float", "return n, mean_a", "return float(n), mean_a",
         "n comes back as another kind of number: counts are whole, keep it an int.",
         MERGING, "counts that have been through a float tensor",
     ),
@@ -169,12 +170,14 @@ MISCONCEPTIONS = [
         MERGING, "merged moments handed on as they are",
     ),
     _moments(
-        "divided_by_own_count", _REDUCED, "mine_n = n\n        " + _REDUCED + "\n        m2 = m2 * (n / max(mine_n, 1))",
+        "divided_by_own_count", _REDUCED,
+        "own = n\n        " + _REDUCED + "\n        m2 = m2 * (n / max(own, 1))",
         "The sum over all shards is divided by this rank's count: divide it by the total.",
         UNEVEN, "a local n that is still in scope after the exchange",
     ),
     _moments(
-        "own_count_returned", _REDUCED, "mine_n = n\n        " + _REDUCED + "\n        m2, n = m2 / max(n, 1) * max(mine_n, 1), mine_n",
+        "own_count_returned", _REDUCED,
+        "own = n\n        " + _REDUCED + "\n        m2, n = m2 / max(n, 1) * max(own, 1), own",
         "n is this rank's own: mean and variance are of all ranks, and so has to be the count.",
         UNEVEN, "a local n that is still in scope after the exchange",
     ),
@@ -272,7 +275,9 @@ MISCONCEPTIONS = [
         FORMULA, "answers that stop after the scale",
     ),
     _function(
-        "shift_scaled", _Y, "return scale_and_shift(scale_and_shift(standardise(x, mean, invstd), None, bias), weight, None).to(x.dtype)",
+        "shift_scaled", _Y,
+        "shifted = scale_and_shift(standardise(x, mean, invstd), None, bias)\n"
+        "        return scale_and_shift(shifted, weight, None).to(x.dtype)",
         "bias is multiplied by weight: scale first, shift after.",
         FORMULA, "misplaced parentheses",
     ),
@@ -309,7 +314,7 @@ MISCONCEPTIONS = [
     ),
     _function(
         "sums_averaged_over_ranks", _COUPLED, "coupled = both / max(ctx.n, 1) / group_size(ctx.group)",
-        "The sums are averaged over the ranks and then divided by n: the division by the number of ranks is one too many.",
+        "The sums are averaged over the ranks and then divided by n: dividing by the number of ranks is one too many.",
         COUPLED, "all_reduce divided by the world size, as gradients are",
     ),
     _function(
@@ -372,7 +377,8 @@ MISCONCEPTIONS = [
         FORMULA, "buffer = …, which only renames",
     ),
     _function(
-        "empty_shard_stays_away_backward", "if group_size(ctx.group) > 1:", "if group_size(ctx.group) > 1 and x.numel():",
+        "empty_shard_stays_away_backward",
+        "if group_size(ctx.group) > 1:", "if group_size(ctx.group) > 1 and x.numel():",
         "A rank with an empty shard does not take part in the backward exchange, and the others wait for it for ever.",
         EVERY_RANK, "an early return for empty gradients",
     ),
@@ -413,7 +419,7 @@ MISCONCEPTIONS = [
         FORMULA, "layers that always track",
     ),
     _function(
-        "float64_returned", _Y, _Y.removesuffix(".to(x.dtype)") .replace("return ", "return ") + ".double()",
+        "float64_returned", _Y, _Y.replace(".to(x.dtype)", ".double()"),
         "float32 came in and float64 went out: y has to have the dtype of x.",
         TRAVELS, "statistics in float64 that were never cast back",
     ),
@@ -429,7 +435,8 @@ MISCONCEPTIONS = [
         CONVERTING, "isinstance with the one kind that the author used",
     ),
     _convert(
-        "other_norms_replaced", "if not is_batchnorm(module):", "if not isinstance(module, nn.modules.batchnorm._NormBase):",
+        "other_norms_replaced",
+        "if not is_batchnorm(module):", "if not isinstance(module, nn.modules.batchnorm._NormBase):",
         "Instance normalisation is replaced as well: it has no batch statistics to share.",
         CONVERTING, "a base class that is too wide, or a test on the name",
     ),

@@ -204,7 +204,9 @@ def in_the_dtype_of_x(x, group=None):
     packed = x.new_zeros(2 * x.size(1) + 1)
     if n > 0:
         mean = x.mean(_axes(x))
-        packed = torch.cat([mean, x.sub(mean.view(1, -1, *([1] * (x.ndim - 2)))).square().sum(_axes(x)), x.new_tensor([n])])
+        packed = torch.cat(
+            [mean, x.sub(mean.view(1, -1, *([1] * (x.ndim - 2)))).square().sum(_axes(x)), x.new_tensor([n])]
+        )
     combined = [torch.empty_like(packed) for _ in range(_size(group))]
     work = dist.all_gather(combined, packed, group=group, async_op=True)
     work.wait()
@@ -354,7 +356,7 @@ class AutogradInside(Function):
     def backward(ctx, dy):
         n, eps, group = ctx.rest
         leaves = [None if v is None else v.detach().double().requires_grad_() for v in ctx.saved_tensors]
-        x, mean, var, *parameters = leaves
+        x, mean = leaves[:2]
         with torch.enable_grad():
             y = AutogradInside.normalise(*leaves, eps)
         wanted = [v for v in leaves if v is not None]
