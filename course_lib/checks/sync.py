@@ -15,7 +15,7 @@ from course_lib.sync import groups_of
 # ask for something else than uneven shards have even ones, and look at values that an average of averages gets right.
 
 #: Seconds the ranks of a scenario may take. With those for stopping them it is less than `observe` allows.
-RANKS_LIMIT = 5.0
+RANKS_LIMIT = 4.0
 
 
 class TimeLimit(Exception):
@@ -60,7 +60,8 @@ def _in_plain_words(failed, ranks):
 
 
 def _listed(items):
-    return " and ".join(map(str, items))
+    *most, last = map(str, items)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _tensor(value, name, shape=None):

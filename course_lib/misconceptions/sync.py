@@ -250,6 +250,34 @@ MISCONCEPTIONS = [
         LOCAL, "an ordinary BatchNorm in a data-parallel model",
     ),
     _function(
+        "variances_averaged", _SYNCED,
+        "own_n, own, m2 = local_moments(x)\n"
+        "        sums = torch.cat([own.new_full((1,), own_n), own * own_n, m2])\n"
+        "        if group_size(group) > 1:\n"
+        "            dist.all_reduce(sums, group=group)\n"
+        "        n = int(sums[0])\n"
+        "        mean, var = (sums[1:] / n).chunk(2)",
+        "The variance that comes in is an average of the shards' own: that their means differ is part of it, too.",
+        BETWEEN, "all-reduced variances",
+    ),
+    _function(
+        "averages_of_averages", _SYNCED,
+        "own_n, own, m2 = local_moments(x)\n"
+        "        sums = torch.cat([own.new_full((1,), own_n), own, m2 / max(own_n, 1) + own**2])\n"
+        "        if group_size(group) > 1:\n"
+        "            dist.all_reduce(sums, group=group)\n"
+        "        n = int(sums[0])\n"
+        "        mean, squares = (sums[1:] / group_size(group)).chunk(2)\n"
+        "        var = squares - mean**2",
+        "The statistics that come in weigh every rank alike: a large shard has to count for more than a small one.",
+        UNEVEN, "all_reduce divided by the world size, as in detectron2's NaiveSyncBatchNorm",
+    ),
+    _function(
+        "corrected_twice", _SYNCED, _SYNCED + "\n        var = var * (n / max(n - 1, 1))",
+        "The variance that comes in is the unbiased one: normalise with the biased one, and correct only the running one.",
+        BIAS, "torch.var's default in the statistics of all ranks",
+    ),
+    _function(
         "unbiased_variance", _INVSTD, "invstd = (var * (n / (n - 1)) + eps).rsqrt()",
         "The batch is normalised with the unbiased variance: that one is for the running statistics only.",
         BIAS, "torch.var's default in from-scratch layers",
@@ -349,7 +377,7 @@ MISCONCEPTIONS = [
         PARAMETERS, "backward's return in another order than forward's arguments",
     ),
     _function(
-        "biased_running_var", _UNBIASED, "var",
+        "biased_running_var", _UNBIASED, "var.clone()",
         "The biased variance goes into the running one: there the unbiased one is kept.",
         BIAS, "one variance used for both",
     ),
