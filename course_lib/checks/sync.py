@@ -96,9 +96,9 @@ merge = Piece("sync.merge_moments", call="merge_moments((n_a, mean_a, m2_a), (n_
 
 
 def _side(case, name, channels, n):
-    """(n, mean, m2) of n values per channel; of an empty side, the mean is some number."""
+    """(n, mean, m2) of n values per channel; the mean of an empty side is some number."""
     mean = case.tensor((channels,), std=3.0, name=f"mean_{name}")
-    m2 = case.given_tensor(case.uniform(1, 4, channels) * n, f"m2_{name}")
+    m2 = case.given_tensor(case.uniform(1, 4, channels) * max(n - 1, 0), f"m2_{name}")
     return n, mean, m2
 
 
@@ -127,7 +127,7 @@ def union_of_two(impl, case):
 
 @both.scenario()
 def union_of_three(impl, case):
-    c, sizes = case.integer(2, 4), (case.integer(6, 9), case.integer(1, 2), case.integer(3, 5))
+    c, sizes = case.integer(2, 4), (1, case.integer(3, 9), 1)
     return _values(_merged(impl, *(_side(case, name, c, n) for name, n in zip("abc", sizes, strict=True))))
 
 
@@ -400,6 +400,12 @@ def step_with_an_empty_and_a_single_shard(impl, case):
     return _only(_applied(impl, case, _shards(case, sizes)), "y", "dx")
 
 
+@empty.scenario()
+def step_with_two_values(impl, case):
+    # As few as can be: one value on each rank.
+    return _only(_applied(impl, case, _shards(case, [1, 1])), "y", "dx", "running_var")
+
+
 once = function.group("one collective forward and one backward", points=0.5)
 
 
@@ -430,7 +436,7 @@ def step_without_anything(impl, case):
 @optional.scenario()
 def step_without_bias(impl, case):
     shards = _shards(case, [case.integer(4, 6)] * 2)
-    return _only(_applied(impl, case, shards, without=("bias",)), "y", "dx")
+    return _only(_applied(impl, case, shards, without=("bias",)), "y", "dx", "dweight")
 
 
 contract = function.group("y in the dtype of x, x left as it is", points=0.25)

@@ -83,6 +83,12 @@ CLAUSES = [
     ),
     (
         "SyncBatchNormFunction",
+        "two values are enough",
+        "step_with_two_values",
+        [("if n == 1:", "if n <= 2:")],
+    ),
+    (
+        "SyncBatchNormFunction",
         "one collective forward",
         "collectives_of_a_step: collectives forward on rank 0",
         "two_passes_forward",
