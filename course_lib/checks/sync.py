@@ -157,7 +157,7 @@ def union_after_two_empty_sides(impl, case):
 contract = merge.group("n an int, and the sides left as they are", points=0.5)
 
 
-@contract.scenario(dtypes=("float32", "float64"))
+@contract.scenario(dtypes=("float32",))
 def union_leaves_its_sides_alone(impl, case):
     # Of two sides of one size, the mean comes out right even where the sizes are not looked at.
     c, n = case.integer(2, 4), case.integer(2, 5)
@@ -528,7 +528,7 @@ def layer_as_model(impl, case):
 kept = convert.group("weights, running statistics and settings kept", points=0.75)
 
 
-@kept.scenario(dtypes=("float32", "float64"))
+@kept.scenario()
 def state_of_layers(impl, case):
     model = _flat(case)
     for layer in (model[1], model[2], model[3]):
