@@ -288,10 +288,10 @@ class SyncBatchNorm(_BatchNorm):
         *,
         bias: bool = True,
     ):
-        expect_number(num_features, name="num_features", low=1, whole=True)
-        expect_number(eps, name="eps")
         if momentum is not None:
             expect_number(momentum, name="momentum", high=1)
+        expect_number(eps, name="eps")
+        expect_number(num_features, name="num_features", low=1, whole=True)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         self.process_group = process_group
 

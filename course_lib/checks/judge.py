@@ -198,6 +198,8 @@ def _of_error(error, asked):
     where = f" ({error['line']})" if error.get("line") else ""
     if kind in ("TimeLimit", "NotRun", "WrongReturn", "Unreadable"):
         return text, "", ""
+    if kind == "RankError":  # says itself which rank raised what, or waits for whom
+        return text + where + asked, "", ""
     return f"raised {kind}{': ' * bool(text)}{text}{where}{asked}", "no exception", kind
 
 

@@ -76,7 +76,9 @@ def read(notebook):
     for _, tree in trees:
         _collect_aliases(tree, aliases)
     bound = {}
-    for _, tree in trees:
+    for cell, tree in trees:
+        if cell.metadata.get("nbgrader", {}).get("locked"):
+            continue  # the course's own cells, which use every answer, and by names such as x
         for statement in tree.body:
             for name in _binds(statement):
                 bound.setdefault(name, []).append(statement)

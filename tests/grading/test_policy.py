@@ -192,6 +192,16 @@ def test_a_locked_cell_is_not_looked_at_for_tampering():
     assert read(book) == []
 
 
+def test_a_locked_cell_connects_no_answers():
+    # The finale uses all pieces, and names that are also local to them.
+    answer = "def merge_moments(a, x):\n    return x"
+    own = "def convert_sync_batchnorm(m):\n    return nn.SyncBatchNorm(3)"
+    book = notebook(answer, "from torch import nn", own, "x = convert_sync_batchnorm(1)", piece="sync.merge_moments")
+    assert read(book) != []
+    book.cells[3].metadata["nbgrader"] = {"grade_id": "finale", "solution": False, "locked": True}
+    assert read(book) == []
+
+
 @pytest.mark.parametrize("topic", TOPICS)
 def test_no_false_alarm_on_right_answers(topic):
     source = (RIGHT / f"{topic}.py").read_text(encoding="utf-8")

@@ -1,0 +1,322 @@
+"""Problem set 5: what every topic is tested for, and ranks that hang, fail or never end."""
+
+import functools
+import re
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from course_lib.checks import check, sync
+from course_lib.checks.observe import TIME_LIMIT, observe
+from course_lib.checks.piece import find, pieces
+from course_lib.ranks.outcome import GRACE
+from course_lib.sync import local_moments, merge_moments
+from tests.checks.every_topic import *  # noqa: F403  the tests
+from tests.right_answers.sync import RIGHT
+
+TOPIC = "sync"
+CLAUSES = [
+    ("merge_moments", "n of the union", "union_of_two: n", [("return n,", "return max(n_a, n_b),")]),
+    ("merge_moments", "mean of the union", "union_of_two: mean", "means_averaged"),
+    ("merge_moments", "m2 of the union", "union_of_two: m2", "spread_between_forgotten"),
+    ("merge_moments", "the same again: what comes out can be merged", "union_of_three: m2", "variance_returned"),
+    ("merge_moments", "b may be empty", "union_with_an_empty_second_side", "empty_side_returned"),
+    ("merge_moments", "a may be empty", "union_with_an_empty_first_side", "only_second_side_may_be_empty"),
+    ("merge_moments", "both may be empty", "union_after_two_empty_sides", "both_empty_divides"),
+    ("merge_moments", "n stays an int", "union_leaves_its_sides_alone: type of n", "n_a_float"),
+    ("merge_moments", "the sides stay", "union_leaves_its_sides_alone: inputs changed", "merged_in_place"),
+    ("sync_moments", "n of all ranks", "moments_of_two_tables: n on rank 0", "own_count_returned"),
+    ("sync_moments", "mean of all ranks, on each", "moments_of_two_tables: mean on rank 1", "this_rank_only"),
+    ("sync_moments", "biased var", "moments_of_two_tables: var on rank 0", "unbiased_variance"),
+    ("sync_moments", "n counts values, not samples", "moments_of_two_ranks_with_maps: n on rank 0", "samples_counted"),
+    ("sync_moments", "uneven shards", "moments_of_uneven_shards", "averages_of_averages"),
+    ("sync_moments", "empty shards", "moments_with_an_empty_shard", "empty_shard_stays_away"),
+    ("sync_moments", "shards of one value", "moments_with_an_empty_and_a_single_shard", "single_value_unbiased"),
+    ("sync_moments", "one collective", "moments_take_one_collective: collectives on rank 0", "three_collectives"),
+    ("sync_moments", "group", "moments_of_two_groups", "group_ignored"),
+    ("sync_moments", "n int", "moments_leave_x_alone: type of n on rank 0", "n_a_float"),
+    ("sync_moments", "the input stays", "moments_leave_x_alone: inputs changed", "x_centred_in_place"),
+    ("SyncBatchNormFunction", "y of the whole batch", "output_of_two_tables: y on rank 0", "not_synchronised"),
+    ("SyncBatchNormFunction", "eps inside the root", "output_of_two_tables", "eps_outside_root"),
+    ("SyncBatchNormFunction", "y of maps", "output_of_uneven_maps: y on rank 2", "unbiased_variance"),
+    ("SyncBatchNormFunction", "dx of the whole batch", "gradient_of_two_tables: dx on rank 1", "own_sums_over_total"),
+    ("SyncBatchNormFunction", "dx of maps", "gradient_of_uneven_maps", "no_variance_term"),
+    (
+        "SyncBatchNormFunction",
+        "dweight local",
+        "parameter_gradients: dweight on rank 0",
+        "parameter_gradients_summed",
+    ),
+    ("SyncBatchNormFunction", "dbias local", "parameter_gradients: dbias on rank 2", "parameter_gradients_summed"),
+    (
+        "SyncBatchNormFunction",
+        "running_mean in place, on every rank",
+        "running_statistics: running_mean on rank 1",
+        "running_statistics_not_in_place",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "momentum weighs the new value",
+        "running_statistics: running_mean on rank 0",
+        "momentum_of_the_old_value",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "running_var from the unbiased variance",
+        "running_statistics: running_var on rank 0",
+        "biased_running_var",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "unbiased over the total n",
+        "running_statistics: running_var on rank 0",
+        "unbiased_by_own_count",
+    ),
+    ("SyncBatchNormFunction", "empty shards", "step_with_an_empty_shard", "empty_shard_stays_away_backward"),
+    (
+        "SyncBatchNormFunction",
+        "shards of one value",
+        "step_with_an_empty_and_a_single_shard",
+        "single_value_refused",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "two values are enough",
+        "step_with_two_values",
+        [("if n == 1:", "if n <= 2:")],
+    ),
+    (
+        "SyncBatchNormFunction",
+        "one collective forward",
+        "collectives_of_a_step: collectives forward on rank 0",
+        "two_passes_forward",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "one collective backward",
+        "collectives_of_a_step: collectives backward on rank 2",
+        "two_collectives_backward",
+    ),
+    ("SyncBatchNormFunction", "group", "step_of_two_groups: dx on rank 3", "group_ignored"),
+    ("SyncBatchNormFunction", "buffers may be None", "step_without_anything", "running_statistics_never_none"),
+    ("SyncBatchNormFunction", "weight may be None", "step_without_anything", "weight_never_none"),
+    (
+        "SyncBatchNormFunction",
+        "bias alone may be None",
+        "step_without_bias",
+        [
+            (
+                "standardise(x, mean, invstd), weight, bias)",
+                "standardise(x, mean, invstd), weight if bias is not None else None, bias)",
+            )
+        ],
+    ),
+    ("SyncBatchNormFunction", "dtype of x out", "output_in_float32: dtype of y on rank 0", "float64_returned"),
+    (
+        "SyncBatchNormFunction",
+        "the input stays",
+        "output_in_float32: inputs changed",
+        [("invstd = (var + eps).rsqrt()", "invstd = (var + eps).rsqrt()\n        x.data.add_(1)")],
+    ),
+    ("convert_sync_batchnorm", "children replaced, at any depth", "layers_of_a_nested_model", "children_only"),
+    ("convert_sync_batchnorm", "every BN kind", "layers_of_a_nested_model: layer 1", "two_dimensional_only"),
+    ("convert_sync_batchnorm", "no other layer", "layers_of_a_nested_model: layer 3.0", "other_norms_replaced"),
+    ("convert_sync_batchnorm", "by course_lib.sync's layer", "layers_of_a_nested_model: layer 1", "torchs_layer"),
+    ("convert_sync_batchnorm", "in place", "layers_of_a_nested_model: returned", "a_copy_converted"),
+    ("convert_sync_batchnorm", "a BN root is returned converted", "layer_as_model: returned", "root_forgotten"),
+    ("convert_sync_batchnorm", "weights kept", "state_of_layers: 1.weight", "fresh_layers"),
+    ("convert_sync_batchnorm", "buffers kept", "state_of_layers: 1.running_var", "buffers_lost"),
+    ("convert_sync_batchnorm", "counter kept", "state_of_layers: 2.num_batches_tracked", "counter_lost"),
+    ("convert_sync_batchnorm", "eps and momentum kept", "settings_of_layers: eps of layer 1", "settings_lost"),
+    ("convert_sync_batchnorm", "mode kept", "modes_of_layers", "mode_lost"),
+    ("convert_sync_batchnorm", "requires_grad kept", "frozen_parameters", "frozen_parameters_thawed"),
+    ("convert_sync_batchnorm", "group", "group_of_layers", "group_forgotten"),
+    (
+        "convert_sync_batchnorm",
+        "all ranks without a group",
+        "no_group_of_layers",
+        [("process_group=group)", "process_group=group or object())")],
+    ),
+]
+
+
+# --- ranks that go wrong ----------------------------------------------------------------------------------------
+
+
+def moments(change=None):
+    """A right sync_moments, that does something else first: `change(rank, x)`."""
+
+    def sync_moments(x, group=None):
+        if change is not None:
+            change(dist.get_rank(), x)
+        return RIGHT["sync.sync_moments"]["sums_all_reduced"](x, group)
+
+    return sync_moments
+
+
+def checked(change):
+    started = time.monotonic()
+    verdict = check("sync.sync_moments", moments(change))
+    return verdict, time.monotonic() - started
+
+
+def afterwards_all_is_well():
+    return check("sync.sync_moments", moments()).passed and check("sync.merge_moments", merge_moments).passed
+
+
+def test_a_rank_that_stays_away_is_named_and_costs_its_group_only():
+    def sync_moments(x, group=None):
+        if x.numel() == 0:
+            return 0, torch.zeros(x.shape[1]), torch.zeros(x.shape[1])
+        return moments()(x, group)
+
+    started = time.monotonic()
+    verdict = check("sync.sync_moments", sync_moments)
+    assert time.monotonic() - started < 3
+    [row] = [row for row in verdict.rows if not row.passed]
+    assert row.title == "an empty shard, and one of a single value"
+    assert re.match(r"rank \d and \d left waiting in all_reduce for rank \d: all ranks of a group have to", row.message)
+    assert afterwards_all_is_well()
+
+
+def test_what_one_rank_raises_is_told_with_its_line():
+    def raises(rank, x):
+        if rank == 1:
+            raise IndexError("list index out of range")
+
+    verdict, seconds = checked(raises)
+    assert verdict.points == 0 and seconds < 3
+    assert "rank 1 of 2 raised IndexError: list index out of range; rank 0 left waiting in all_reduce" in str(verdict)
+    assert 'of raises: raise IndexError("list index out of range"))' in str(verdict)
+    assert afterwards_all_is_well()
+
+
+def test_what_all_ranks_raise_is_told_as_anywhere_else():
+    def raises(rank, x):
+        raise IndexError(f"on rank {rank}")
+
+    verdict, _ = checked(raises)
+    assert verdict.points == 0 and "raised IndexError: on rank 0 (line" in str(verdict)
+
+
+def test_different_collectives_do_not_meet():
+    def calls_another(rank, x):
+        if rank == 0:
+            dist.all_gather([torch.ones(1), torch.ones(1)], torch.ones(1))
+
+    verdict, seconds = checked(calls_another)
+    assert verdict.points == 0 and seconds < 5
+    assert "every rank of a group has to call the same collectives" in str(verdict)
+    assert afterwards_all_is_well()
+
+
+def test_a_rank_that_never_ends_is_stopped_and_no_further_one_is_started(monkeypatch):
+    monkeypatch.setattr("course_lib.checks.sync.RANKS_LIMIT", 0.3)
+
+    def loops(rank, x):
+        while rank == 1:
+            pass
+
+    verdict, seconds = checked(loops)
+    assert verdict.points == 0 and seconds < 6
+    assert verdict.rows[0].message == "stopped after 0.3 s: does rank 1 ever end?"
+    assert {row.message for row in verdict.rows[1:]} == {"not run, because an earlier run had to be stopped"}
+    assert afterwards_all_is_well()
+
+
+def test_the_ranks_end_before_the_scenario_has_to():
+    assert sync.RANKS_LIMIT + 2 * GRACE < TIME_LIMIT
+
+
+@pytest.mark.parametrize("leave", ["group", "exit", "world"])
+def test_what_ranks_leave_behind_does_no_harm(leave):
+    def leaves(rank, x):
+        if leave == "group":
+            dist.new_group([0, 1])
+        elif leave == "exit":
+            raise SystemExit
+        else:
+            dist.destroy_process_group()
+
+    checked(leaves)
+    assert afterwards_all_is_well()
+
+
+def test_a_stub_is_not_implemented_yet():
+    def unwritten(rank, x):
+        raise NotImplementedError
+
+    verdict, _ = checked(unwritten)
+    assert {row.message for row in verdict.rows} == {"not implemented yet: sync_moments"}
+
+
+class Unwritten(torch.autograd.Function):
+    """What the release hands out."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, group):
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(ctx, dy):
+        raise NotImplementedError
+
+
+def test_the_stub_of_the_function_is_not_implemented_yet():
+    verdict = check("sync.SyncBatchNormFunction", Unwritten)
+    assert {row.message for row in verdict.rows} == {"not implemented yet: SyncBatchNormFunction"}
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------
+
+
+def test_objects_gathered_by_pickle_are_more_than_one_collective():
+    def sync_moments(x, group=None):
+        shards = [None] * dist.get_world_size(group)
+        dist.all_gather_object(shards, local_moments(x), group=group)
+        n, mean, m2 = functools.reduce(merge_moments, shards)
+        return n, mean, m2 / n
+
+    verdict = check("sync.sync_moments", sync_moments)
+    assert [row.title for row in verdict.rows if not row.passed] == ["one collective"]
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, "expected a tuple (n, mean, var) to be returned, got None: is there a return?"),
+        ((3, 0.5, torch.ones(1)), "expected mean to be a tensor, got float"),
+        ((None, torch.ones(1), torch.ones(1)), "expected n to be a number, got NoneType"),
+    ],
+)
+def test_a_result_of_another_form_is_told_so(returned, message):
+    assert check("sync.sync_moments", lambda x, group=None: returned).rows[0].message == message
+
+
+def test_an_output_of_another_shape_is_told_so():
+    class Flat(RIGHT["sync.SyncBatchNormFunction"]["SavesXHat"]):
+        @staticmethod
+        def forward(ctx, x, *rest):
+            return RIGHT["sync.SyncBatchNormFunction"]["SavesXHat"].forward(ctx, x, *rest).flatten()
+
+    message = check("sync.SyncBatchNormFunction", Flat).rows[0].message
+    assert re.fullmatch(r"expected y of shape \(\d, \d\), got \(\d+,\)", message)
+
+
+def test_points_of_the_set():
+    assert sum(piece.max_points for piece in pieces("sync")) == 14
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_three_and_four_ranks_one_empty_one_of_a_single_value(seed):
+    seen = set()
+
+    def sync_moments(x, group=None):
+        seen.add((dist.get_world_size(), len(x)))
+        return moments()(x, group)
+
+    observe(find("sync.sync_moments"), sync_moments, seed)
+    assert {ranks for ranks, _ in seen} == {2, 3, 4}
+    assert {(3, 0), (4, 0), (4, 1)} < seen
