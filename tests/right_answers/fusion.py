@@ -221,7 +221,7 @@ def in_double_and_back(layer, bn):
     for parameter in [*new.parameters(), *norm.parameters()]:
         parameter.requires_grad_(False)
     if new.bias is None:
-        new.register_parameter("bias", nn.Parameter(torch.zeros_like(norm.running_mean)))
+        new.register_parameter("bias", nn.Parameter(torch.zeros_like(norm.running_mean), False))
     std = (norm.running_var + norm.eps).sqrt()
     gamma = 1 / std if norm.weight is None else norm.weight / std
     new.bias.sub_(norm.running_mean).mul_(gamma).add_(0 if norm.bias is None else norm.bias)
@@ -332,17 +332,19 @@ def _recorded(model, example):
         depth[0] += 1
 
     def after(module, args, kwargs, output):
-        depth[0] -= 1
         given = args[0] if args else kwargs["input"]
         alive.extend([given, output])
         calls.append((names[id(module)], id(given), id(output), output.dim()))
+        depth[0] -= 1
 
     class Uses(TorchFunctionMode):
         def __torch_function__(self, function, types, args=(), kwargs=None):
             if not depth[0]:  # between the layers, in the model's own forward pass
                 _count(args, uses)
                 _count(tuple((kwargs or {}).values()), uses)
-            return function(*args, **(kwargs or {}))
+            result = function(*args, **(kwargs or {}))
+            alive.append(result)  # so that no id is used twice
+            return result
 
     for module in model.modules():
         if not list(module.children()):
