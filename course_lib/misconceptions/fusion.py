@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from itertools import pairwise
 
 from torch import nn
 
@@ -172,7 +173,7 @@ _HANDED_ON = {
     ),
     "groups_tiled": (
         _GROUPS_TILED,
-        "The groups' factors alternate from input channel to input channel: the input channels of a group stand together.",
+        "The groups' factors alternate from one input channel to the next: the channels of a group stand together.",
         GROUPS, "repeat where repeat_interleave is meant",
     ),
 }
@@ -230,7 +231,8 @@ def _pairs(make, layer, bias):
             SAME, "torch.zeros(channels) without a device",
         ),
         make(
-            "bias_in_float32", ((bias, f"{bias}\n    if {layer}.bias is None:\n        fused.bias.data = bias.float()"),),
+            "bias_in_float32",
+            ((bias, f"{bias}\n    if {layer}.bias is None:\n        fused.bias.data = bias.float()"),),
             "A bias that was not there before is in float32 whatever the weight is: give it the weight's dtype.",
             SAME, "torch.zeros(channels) without a dtype",
         ),
@@ -241,7 +243,7 @@ def _pairs(make, layer, bias):
         ),
         make(
             "training_switched_off", ((_TRAINING_ERROR, "bn.eval()"),),
-            "A BatchNorm in training mode is put into eval mode in passing: that is the caller's decision, refuse it.",
+            "A BatchNorm in training mode is put into eval mode in passing: leave that to the caller, refuse it.",
             TRAINING, "a helpful .eval() at the top",
         ),
         make(
@@ -252,13 +254,13 @@ def _pairs(make, layer, bias):
         make(
             "no_statistics_accepted",
             ((_NO_GRAD, f"    if bn.running_mean is None:\n        return copy.deepcopy({layer})\n" + _NO_GRAD),),
-            "A BatchNorm without running statistics is taken for one that does nothing: it uses the batch's, refuse it.",
+            "A BatchNorm without running statistics is passed over in silence: it uses the batch's, refuse it.",
             TRAINING, "missing statistics read as mean 0 and variance 1",
         ),
         make(
             "channels_unchecked",
             _other_channels({"conv": "conv.out_channels", "linear": "linear.out_features"}[layer]),
-            "The numbers of channels are not compared: broadcasting takes one channel for all, or fails in its own words.",
+            "The numbers of channels are not compared: broadcasting takes one channel for all, or fails by itself.",
             TRAINING, "multiplying whatever comes",
         ),
     ]
@@ -314,7 +316,7 @@ def _fuse_in_sequentials(model, example):
     for name, module in model.named_modules():
         if isinstance(module, nn.Sequential):
             path = [f"{name}.{child}" if name else child for child, _ in module.named_children()]
-            for layer, norm in zip(path, path[1:], strict=False):
+            for layer, norm in pairwise(path):
                 fits = isinstance(model.get_submodule(layer), (nn.Linear, *CONVOLUTIONS))
                 if fits and is_foldable(model.get_submodule(norm)):
                     pairs.append((layer, norm))
@@ -369,7 +371,7 @@ MISCONCEPTIONS = [
     ),
     _fold(
         "mean_not_scaled", ((_MEAN, "-bn.running_mean.double()"),),
-        "The running mean is subtracted as it is: it is subtracted before the slope multiplies, so the slope is on it too.",
+        "The running mean is subtracted as it is: the slope multiplies after that, so it is on the mean too.",
         FOLDING, "misplaced parentheses",
     ),
     _fold(
@@ -379,7 +381,7 @@ MISCONCEPTIONS = [
     ),
     _fold(
         "no_bias_stays_none", ((_SHIFTED, "bias if bias is None else shift.to(bias.dtype)"),),
-        "Without an old bias none comes back: the shift of the normalisation needs a place, so there always is a new one.",
+        "Without an old bias none comes back: the shift of the normalisation needs a place, there always is a new one.",
         MISSING, "bias handed through where it is None",
     ),
     _fold(
@@ -499,7 +501,7 @@ MISCONCEPTIONS = [
     _report(
         "training_mode_ignored",
         (("bn = net.get_submodule(node.target)", "bn = copy.deepcopy(net.get_submodule(node.target)).eval()"),),
-        "A layer in training mode is called fused: there it uses the batch's statistics, and folding changes the output.",
+        "A layer in training mode is called fused: there it uses the batch's statistics, folding changes the output.",
         TRAINING, "reports that do not ask for the mode",
     ),
     _report(
@@ -539,7 +541,7 @@ MISCONCEPTIONS = [
     ),
     _report(
         "users_ignored", _USERS_IGNORED,
-        "The layer's output is used elsewhere too, and that other user would get the folded values: leave the pair alone.",
+        "The layer's output is used elsewhere too, and that user would get the folded values: leave the pair alone.",
         ELSEWHERE, "residual connections around a BatchNorm",
     ),
     _report(
@@ -641,11 +643,6 @@ MISCONCEPTIONS = [
         WHOLE, "a graph that is edited and not rewired",
     ),
     _fuse(
-        "not_recompiled", (_UNCHECKED, ("    fused.delete_all_unused_submodules()\n", ""), ("    fused.recompile()\n", "")),
-        "The graph was changed and the module still runs the old code: have it written anew.",
-        WHOLE, "a GraphModule edited after it was made",
-    ),
-    _fuse(
         "training_mode_ignored", ((_ARGS, f"model = copy.deepcopy(model).eval()\n    {_ARGS}"),),
         "A copy in eval mode is fused, and with it a layer that was in training mode: its output depends on the batch.",
         TRAINING, "a helpful .eval() at the top",
@@ -712,7 +709,7 @@ MISCONCEPTIONS = [
     ),
     _fuse(
         "sequentials_only", _fuse_in_sequentials,
-        "Only neighbours inside a Sequential are fused: pairs that a forward method calls one after the other are legal too.",
+        "Only neighbours inside a Sequential are fused: pairs that a forward method joins are legal too.",
         GRAPH, "fusing helpers that walk through Sequential containers",
     ),
     _fuse(

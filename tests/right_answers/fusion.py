@@ -1,7 +1,7 @@
 """Right answers to problem set 6, each in another style. `RIGHT[piece][style]` is an implementation.
 
-Not one of them is the reference's: some fold by algebra, some by asking the layers what they do, some work on a graph and
-some on hooks.
+Not one of them is the reference's: some fold by algebra, some by asking the layers what they do, some work on a graph
+and some on hooks.
 """
 
 import contextlib
@@ -319,8 +319,6 @@ def symbolic_trace_and_shapes(model, example):
     return list(rows.items())
 
 
-
-
 def _recorded(model, example):
     """Hooks on every layer: the calls in order as (name, id of the input, id of the output, rank of the output)."""
     model = copy.deepcopy(model)
@@ -535,6 +533,10 @@ def a_transformed_graph(model, example):
         if isinstance(modules[node.target], _NORM) and not _why_not(node, modules, calls):
             layer = node.args[0].target
             parent, _, leaf = layer.rpartition(".")
-            setattr(operator.attrgetter(parent)(traced) if parent else traced, leaf, _pair(modules[layer], modules[node.target]))
+            setattr(
+                operator.attrgetter(parent)(traced) if parent else traced,
+                leaf,
+                _pair(modules[layer], modules[node.target]),
+            )
             skipped.add(node.target)
     return _Skips(traced, skipped).transform()
