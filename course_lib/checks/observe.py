@@ -57,6 +57,8 @@ def observe(piece, impl, seed, *, lift=False, limit=TIME_LIMIT, budget=math.inf)
     """
     scenarios = {}
     out_of_time = False
+    if piece.prepare:
+        piece.prepare()
     limit, until = min(limit, budget / 2), time.monotonic() + budget
     for scenario in piece.scenarios:
         if out_of_time:

@@ -81,10 +81,11 @@ class Piece:
         call: how it is called and what it returns, for messages.
         takes: names of what is checked together, as a tuple, where the piece alone says nothing: how to undo
             something depends on how it was done. The piece itself is the last.
+        prepare: called before the first scenario, outside its time limit: what torch imports late, for one.
     """
 
-    def __init__(self, name, call, takes=()):
-        self.name, self.call, self.takes = name, call, takes
+    def __init__(self, name, call, takes=(), prepare=None):
+        self.name, self.call, self.takes, self.prepare = name, call, takes, prepare
         self.topic, self.attribute = name.split(".")
         self.groups: list[Group] = []
         _PIECES[name] = self
