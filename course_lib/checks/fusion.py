@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from course_lib.checks.devices import attempt, wake_meta
 from course_lib.checks.piece import Piece, WrongReturn, named, raised
 
 # Every eps is drawn and large, every BatchNorm keeps its own, and no two sizes of a layer are equal unless the scenario
@@ -184,7 +185,7 @@ def fold_keeps_dtypes(impl, case):
 
 # --- fuse_conv_bn -----------------------------------------------------------------------------------------------
 
-conv_bn = Piece("fusion.fuse_conv_bn", call="fuse_conv_bn(conv, bn) → module")
+conv_bn = Piece("fusion.fuse_conv_bn", call="fuse_conv_bn(conv, bn) → module", prepare=wake_meta)
 
 
 def _fused_output(impl, case, layer, bn, shape):
@@ -297,11 +298,14 @@ def _as_it_was(impl, case, layer, bn, shape):
 def _kept(impl, case, layer, bn):
     """Dtypes of a fused layer in half precision, and where the fused one of a pair on `meta` lives."""
     fused = _module(impl(layer, bn))
-    on_meta = _module(impl(layer.to("meta"), bn.to("meta")))
-    dtypes = sorted({str(parameter.dtype) for parameter in fused.parameters()})
+    dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in fused.parameters()})
+    layer, bn = layer.to("meta"), bn.to("meta")
+    happened, on_meta = attempt(lambda: _module(impl(layer, bn)))
+    places = [] if on_meta is None else [parameter.device.type for parameter in on_meta.parameters()]
     return {
         "dtypes": ", ".join(dtypes),
-        "devices of a pair on meta": ", ".join(sorted({parameter.device.type for parameter in on_meta.parameters()})),
+        "a pair on another device (meta)": happened,
+        "where the result lives": ", ".join(sorted(set(places))),
     }
 
 
@@ -346,7 +350,7 @@ def conv_refusals(impl, case):
 
 # --- fuse_linear_bn ---------------------------------------------------------------------------------------------
 
-linear_bn = Piece("fusion.fuse_linear_bn", call="fuse_linear_bn(linear, bn) → module")
+linear_bn = Piece("fusion.fuse_linear_bn", call="fuse_linear_bn(linear, bn) → module", prepare=wake_meta)
 
 tables = linear_bn.group("y of tables (N, features), with and without bias, gamma and beta", points=0.75)
 
