@@ -14,8 +14,12 @@ EXAMPLES = {
     "backward_graph": (),
     "book_map": (),
     "channel_axes": (),
+    "channel_ranges": ({"before": [[-1.0, 2.0], [-0.5, 0.5]], "after": [[-2.0, 4.0], [-0.2, 0.2]]},),
     "curves": (RUNS,),
+    "error_maps": ({"padded": [[1.0, 0.5], [0.0, 0.0]], "not": [[0.0, 0.0], [0.0, 0.0]]},),
+    "fusion_patterns": (),
     "gradient_geometry": ([3.0, 0.0, 0.5], [2.5, 0.5, -1.5]),
+    "in_out": ({"train": {"batch 1": ([0.0, 1.0], [-1.0, 1.0])}, "eval": {"batch 1": ([0.0, 1.0], [0.0, 0.5])}},),
     "placements": (),
     "sweep": ([0.1, 1.0, 10.0], RUNS),
     "three_steps": ({"x": [1.0, 2.0, 4.0], "x - mean": [-1.3, -0.3, 1.7]},),
@@ -49,7 +53,7 @@ def test_no_text_is_smaller_than_eight_points(name):
     assert min(t.get_fontsize() for t in texts) >= 8
 
 
-@pytest.mark.parametrize("name", ["backward_graph", "book_map", "channel_axes", "placements"])
+@pytest.mark.parametrize("name", ["backward_graph", "book_map", "channel_axes", "fusion_patterns", "placements"])
 def test_labels_of_a_diagram_do_not_overlap(name):
     figure = draw(name)
     figure.draw_without_rendering()
@@ -96,3 +100,26 @@ def test_only_the_tangent_part_of_the_gradient_survives():
 def test_the_geometry_needs_three_values():
     with pytest.raises(ValueError, match="shape"):
         figures.gradient_geometry([1.0, 2.0], [1.0, 2.0])
+
+
+def test_the_panels_of_a_layer_share_their_axes():
+    left, right = draw("in_out").axes
+    assert left.get_xlim() == right.get_xlim()
+    assert left.get_ylim() == right.get_ylim()
+
+
+def test_errors_are_written_on_their_places():
+    left, right = draw("error_maps").axes
+    assert [text.get_text() for text in left.texts] == ["1.0", "0.5", "0.0", "0.0"]
+    assert {text.get_text() for text in right.texts} == {"0.0"}
+
+
+def test_maps_without_errors_can_be_drawn():
+    assert figures.error_maps({"none": [[0.0]]})._repr_svg_()
+
+
+def test_a_channel_reaches_from_its_lowest_to_its_highest_weight():
+    left, _ = figures.channel_ranges({"a": [[-1.0, 2.0]], "b": [[-2.0, 4.0]]}, ends=(-1.5, 1.5)).axes
+    [bar] = left.patches
+    assert (bar.get_y(), bar.get_y() + bar.get_height()) == (-1.0, 2.0)
+    assert {line.get_ydata()[0] for line in left.lines} == {0, -1.5, 1.5}
