@@ -545,7 +545,7 @@ def fusion_patterns() -> Drawing:
             _box(ax, x, y, name, width=0.36 if name == "+" else 0.8, height=0.32, fill=fill.get(name, _PALE), size=10)
         last = top - (len(blocks) - 1) * step
         _arrow(ax, (x, last - 0.16), (x, last - 0.46), width=1.2)
-        ax.text(x, 0.38, why, ha="center", va="center", color=_INK, size=9.5)
+        ax.text(x, 0.62, why, ha="center", va="center", color=_INK, size=9.5)
     side, below = 5.3 + 0.62, top - step / 2  # the branch that leaves between conv and BN
     ax.plot([5.3, side, side], [below, below, top - 2 * step], color=COLORS[1], lw=2, solid_capstyle="round")
     _arrow(ax, (side, top - 2 * step), (5.3 + 0.19, top - 2 * step), color=COLORS[1], width=2)
