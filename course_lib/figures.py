@@ -641,6 +641,11 @@ def channel_ranges(
         for k, end in enumerate(ends or ()):
             ax.axhline(end, color=_INK, ls="--", lw=1.2, label=label if k == 0 else None)
         ax.set(title=title, xlabel="output channel")
+        ax.set_axisbelow(True)
+        ax.grid(axis="x", visible=False)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.use_sticky_edges = False
+        ax.autoscale_view()
     axes[0, 0].set_ylabel("weights")
     if ends is not None:
         axes[0, 0].legend()
