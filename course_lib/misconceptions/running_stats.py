@@ -441,12 +441,12 @@ MISCONCEPTIONS = [
     ),
     _population(
         "float32_returned", _P_RESULT, "return (pivot[:, 0] + mean).float(), (m2 / (n - 1)).float(), n",
-        "The results come in float32: return float64, what many batches add up to needs the digits.",
+        "The results come in float32: asked for is float64, whose digits a sum over many batches needs.",
         POPULATION, "results cast to the dtype of the buffers",
     ),
     _population(
         "arrays_returned", _P_RESULT, "return (pivot[:, 0] + mean).numpy(), (m2 / (n - 1)).numpy(), n",
-        "The results come as NumPy arrays: return tensors, they may live on a GPU.",
+        "The results come as NumPy arrays: asked for are tensors, which may live on a GPU.",
         POPULATION, "code carried over from exercise set 1",
     ),
     _population(
