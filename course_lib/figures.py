@@ -21,8 +21,12 @@ __all__ = [
     "backward_graph",
     "book_map",
     "channel_axes",
+    "channel_ranges",
     "curves",
+    "error_maps",
+    "fusion_patterns",
     "gradient_geometry",
+    "in_out",
     "matrices",
     "placements",
     "running_averages",
@@ -554,4 +558,132 @@ def matrices(grids: Mapping[str, ArrayLike], *, colorbar: bool = True) -> Drawin
         ax.spines[:].set_visible(True)
     if colorbar:
         figure.colorbar(image, ax=list(axes[0]), shrink=0.8)
+    return figure
+
+
+# --- chapter 6, fusion
+
+
+def in_out(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]]) -> Drawing:
+    """What a layer makes of one channel's values: output against input, the values of every batch in a colour.
+
+    Args:
+        panels: title → label of a batch → (inputs, outputs), of one length.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> len(in_out({"train": {"batch 1": ([0, 1], [-1, 1])}, "eval": {"batch 1": ([0, 1], [0, 1])}}).axes)
+        2
+    """
+    figure, axes = _drawing(7.2, 3.3, len(panels), squeeze=False, sharex=True, sharey=True)
+    for ax, (title, batches) in zip(axes[0], panels.items(), strict=True):
+        for i, (label, (x, y)) in enumerate(batches.items()):
+            ax.plot(x, y, _MARKERS[i], color=COLORS[i], ms=5, mec="white", mew=0.4, label=label)
+        ax.set(title=title, xlabel="input $x$")
+    axes[0, 0].set_ylabel("output $y$")
+    axes[0, 0].legend()
+    return figure
+
+
+def error_maps(panels: Mapping[str, ArrayLike]) -> Drawing:
+    """Errors over the places of a feature map, as numbers on a colour, one scale for all panels.
+
+    Args:
+        panels: title → (H, W), not negative.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> [ax.get_title() for ax in error_maps({"zeros": [[0.0, 1.0]], "none": [[0.0, 0.0]]}).axes]
+        ['zeros', 'none']
+    """
+    panels = {title: np.asarray(values, dtype=float) for title, values in panels.items()}
+    highest = max(values.max() for values in panels.values()) or 1.0
+    figure, axes = _drawing(3.5 * len(panels), 3.6, len(panels), squeeze=False)
+    for ax, (title, values) in zip(axes[0], panels.items(), strict=True):
+        ax.pcolormesh(values, cmap="Oranges", vmin=0, vmax=1.4 * highest, edgecolors="white", lw=1)
+        for (i, j), value in np.ndenumerate(values):
+            ax.text(j + 0.5, i + 0.5, f"{value:.1f}", ha="center", va="center", color=_INK, size=8.5)
+        ax.invert_yaxis()
+        ax.set(title=title, aspect="equal")
+        ax.axis("off")
+    return figure
+
+
+def fusion_patterns() -> Drawing:
+    """Where a BatchNorm may be folded into the layer before it, and four places where it may not.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> len(fusion_patterns().axes)
+        1
+    """
+    figure, ax = _diagram(7.6, 3.5)
+    fill = {"BN": "#cfe5f5", "ReLU": "#fbe3d2"}
+    columns = [
+        (0.75, ["conv", "BN", "ReLU"], "yes", "BN reads the conv,\nnobody else does"),
+        (2.3, ["BN", "conv"], "no", "padding comes\nin between"),
+        (3.85, ["conv", "ReLU", "BN"], "no", "a bend comes\nin between"),
+        (5.3, ["conv", "BN", "+"], "no", "the branch wants\nthe old output"),
+        (6.85, ["conv", "BN", "conv"], "no", "one layer,\ntwo jobs"),
+    ]
+    step, top = 0.62, 2.75
+    for x, blocks, verdict, why in columns:
+        color = COLORS[2] if verdict == "yes" else COLORS[1]
+        ax.text(x, 3.3, f"fold: {verdict}", ha="center", va="center", color=color, weight="bold")
+        for i, name in enumerate(blocks):
+            y = top - i * step
+            _arrow(ax, (x, y + step - 0.16), (x, y + 0.16), width=1.2)
+            _box(ax, x, y, name, width=0.36 if name == "+" else 0.8, height=0.32, fill=fill.get(name, _PALE), size=10)
+        last = top - (len(blocks) - 1) * step
+        _arrow(ax, (x, last - 0.16), (x, last - 0.46), width=1.2)
+        ax.text(x, 0.62, why, ha="center", va="center", color=_INK, size=9.5)
+    side, below = 5.3 + 0.62, top - step / 2  # the branch that leaves between conv and BN
+    ax.plot([5.3, side, side], [below, below, top - 2 * step], color=COLORS[1], lw=2, solid_capstyle="round")
+    _arrow(ax, (side, top - 2 * step), (5.3 + 0.19, top - 2 * step), color=COLORS[1], width=2)
+    same = 6.85 + 0.42, top, top - 2 * step  # a tie between the two calls of one convolution
+    ax.plot(
+        [same[0], same[0] + 0.16, same[0] + 0.16, same[0]], [same[1], same[1], same[2], same[2]], color=COLORS[1], lw=2
+    )
+    return figure
+
+
+def channel_ranges(
+    ranges: Mapping[str, ArrayLike], *, ends: tuple[float, float] | None = None, label: str = "the grid"
+) -> Drawing:
+    """From where to where the weights of each output channel reach.
+
+    Args:
+        ranges: title → (C, 2), lowest and highest weight of a channel.
+        ends: two heights to compare with, drawn as dashed lines.
+        label: of these lines.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> len(channel_ranges({"before": [[-1, 1], [-2, 1]], "after": [[-3, 3], [-1, 1]]}).axes)
+        2
+    """
+    figure, axes = _drawing(7.2, 3.1, len(ranges), squeeze=False, sharey=True)
+    for i, (ax, (title, values)) in enumerate(zip(axes[0], ranges.items(), strict=True)):
+        low, high = np.asarray(values, dtype=float).T
+        ax.bar(np.arange(len(low)), high - low, bottom=low, width=0.7, color=COLORS[i % len(COLORS)])
+        ax.axhline(0, color=_INK, lw=0.8)
+        for k, end in enumerate(ends or ()):
+            ax.axhline(end, color=_INK, ls="--", lw=1.2, label=label if k == 0 else None)
+        ax.set(title=title, xlabel="output channel")
+        ax.set_axisbelow(True)
+        ax.grid(axis="x", visible=False)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.use_sticky_edges = False
+        ax.autoscale_view()
+    axes[0, 0].set_ylabel("weights")
+    if ends is not None:
+        axes[0, 0].legend()
     return figure

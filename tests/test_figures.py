@@ -14,9 +14,13 @@ EXAMPLES = {
     "backward_graph": (),
     "book_map": (),
     "channel_axes": (),
+    "channel_ranges": ({"before": [[-1.0, 2.0], [-0.5, 0.5]], "after": [[-2.0, 4.0], [-0.2, 0.2]]},),
     "curves": (RUNS,),
+    "error_maps": ({"padded": [[1.0, 0.5], [0.0, 0.0]], "not": [[0.0, 0.0], [0.0, 0.0]]},),
+    "fusion_patterns": (),
     "gradient_geometry": ([3.0, 0.0, 0.5], [2.5, 0.5, -1.5]),
     "matrices": ({"one": [[1.0, -0.5], [0.0, 2.0]], "other": [[0.0, 0.0], [0.0, 0.5]]},),
+    "in_out": ({"train": {"batch 1": ([0.0, 1.0], [-1.0, 1.0])}, "eval": {"batch 1": ([0.0, 1.0], [0.0, 0.5])}},),
     "placements": (),
     "running_averages": ([1.0, 3.0], [0.5, 3.5], {"momentum 0.1": [0.1, 0.4]}),
     "statistic_clouds": ({"n = 4": {"batch": [[0.9, 0.4], [9.0, 9.0]], "buffer": [[0.1, 1.1]]}},),
@@ -52,7 +56,7 @@ def test_no_text_is_smaller_than_eight_points(name):
     assert min(t.get_fontsize() for t in texts) >= 8
 
 
-@pytest.mark.parametrize("name", ["backward_graph", "book_map", "channel_axes", "placements"])
+@pytest.mark.parametrize("name", ["backward_graph", "book_map", "channel_axes", "fusion_patterns", "placements"])
 def test_labels_of_a_diagram_do_not_overlap(name):
     figure = draw(name)
     figure.draw_without_rendering()
@@ -128,3 +132,29 @@ def test_matrices_share_a_scale_where_one_is_shown():
 def test_matrices_draw_zero_in_white():
     image = figures.matrices({"nothing": np.zeros((2, 2))}).axes[0].images[0]
     assert np.allclose(image.cmap(image.norm(0.0)), 1, atol=0.01)
+
+
+# --- chapter 6, fusion
+
+
+def test_the_panels_of_a_layer_share_their_axes():
+    left, right = draw("in_out").axes
+    assert left.get_xlim() == right.get_xlim()
+    assert left.get_ylim() == right.get_ylim()
+
+
+def test_errors_are_written_on_their_places():
+    left, right = draw("error_maps").axes
+    assert [text.get_text() for text in left.texts] == ["1.0", "0.5", "0.0", "0.0"]
+    assert {text.get_text() for text in right.texts} == {"0.0"}
+
+
+def test_maps_without_errors_can_be_drawn():
+    assert figures.error_maps({"none": [[0.0]]})._repr_svg_()
+
+
+def test_a_channel_reaches_from_its_lowest_to_its_highest_weight():
+    left, _ = figures.channel_ranges({"a": [[-1.0, 2.0]], "b": [[-2.0, 4.0]]}, ends=(-1.5, 1.5)).axes
+    [bar] = left.patches
+    assert (bar.get_y(), bar.get_y() + bar.get_height()) == (-1.0, 2.0)
+    assert {line.get_ydata()[0] for line in left.lines} == {0, -1.5, 1.5}

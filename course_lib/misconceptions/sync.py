@@ -274,7 +274,7 @@ MISCONCEPTIONS = [
     ),
     _function(
         "corrected_twice", _SYNCED, _SYNCED + "\n        var = var * (n / max(n - 1, 1))",
-        "The variance that comes in is the unbiased one: normalise with the biased one, and correct only the running one.",
+        "The batch is divided by the unbiased variance: only the running variance is the unbiased one.",
         BIAS, "torch.var's default in the statistics of all ranks",
     ),
     _function(
