@@ -185,8 +185,22 @@ def _reachable(name, bound):
         known.add(name)
         for statement in bound.get(name, ()):
             found.append(statement)
-            waiting += [node.id for node in ast.walk(statement) if isinstance(node, ast.Name)]
+            waiting += _free(statement)
     return found
+
+
+def _free(node):
+    """Names that a statement takes from outside: what a function calls `model` has nothing to do with a cell's."""
+    names = {node.id} if isinstance(node, ast.Name) else set()
+    for child in ast.iter_child_nodes(node):
+        names |= _free(child)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        inside = [child for child in ast.walk(node) if child is not node]
+        own = {child.arg for child in ast.walk(node.args) if isinstance(child, ast.arg)}
+        own |= {child.id for child in inside if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store)}
+        shared = {name for child in inside if isinstance(child, ast.Global) for name in child.names}
+        names -= own - shared
+    return names
 
 
 def _first(patterns, statements, aliases):

@@ -211,3 +211,16 @@ def test_no_false_alarm_on_right_answers(topic):
         if filed:
             name = ast.literal_eval(filed[0].removeprefix("right"))
             assert read(notebook(f"{name} = {node.name}", source, piece=f"{topic}.{name}")) == [], node.name
+
+
+def test_a_parameter_is_not_the_variable_of_the_same_name():
+    # An experiment, or the notebook's last cell, has a `model` of its own.
+    own = "from torch import nn\nmodel = nn.BatchNorm2d(3)\nfor x in range(3):\n    model(x)"
+    answer = "def update_running_stats(model, x):\n    y = [model for model in x]\n    return (lambda x: x)(y)"
+    assert messages(answer, own, piece="running_stats.update_running_stats") == []
+
+
+def test_a_global_of_a_function_is_the_variable_of_the_same_name():
+    own = "from torch import nn\nmodel = nn.BatchNorm2d(3)"
+    answer = "def update_running_stats(x):\n    global model\n    model = model\n    return model(x)"
+    assert len(messages(answer, own, piece="running_stats.update_running_stats")) == 1

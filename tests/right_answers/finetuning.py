@@ -22,11 +22,11 @@ from course_lib.running_stats import is_batchnorm
 RIGHT = defaultdict(dict)
 
 
-def right(piece, style=None):
-    """Decorator that files an implementation under its piece, by its own name or the one given."""
+def right(piece):
+    """Decorator that files an implementation under its piece, by its own name."""
 
     def add(implementation):
-        RIGHT[f"finetuning.{piece}"][style or implementation.__name__] = implementation
+        RIGHT[f"finetuning.{piece}"][implementation.__name__] = implementation
         return implementation
 
     return add
@@ -435,8 +435,8 @@ def statistics_from_a_copy(model, batches):
 # --- GhostBatchNorm ---------------------------------------------------------------------------------------------
 
 
-@right("GhostBatchNorm", "torch_subclass")
-class _TorchSubclass(nn.BatchNorm1d):
+@right("GhostBatchNorm")
+class TorchSubclass(nn.BatchNorm1d):
     def __init__(self, num_features, virtual_batch_size, *args, **kwargs):
         super().__init__(num_features, *args, **kwargs)
         self.virtual_batch_size = virtual_batch_size
@@ -450,8 +450,8 @@ class _TorchSubclass(nn.BatchNorm1d):
         return torch.cat([nn.BatchNorm1d.forward(self, part) for part in torch.split(x, self.virtual_batch_size)])
 
 
-@right("GhostBatchNorm", "from_scratch")
-class _FromScratch(nn.Module):
+@right("GhostBatchNorm")
+class FromScratch(nn.Module):
     def __init__(
         self,
         num_features,
@@ -497,8 +497,8 @@ class _FromScratch(nn.Module):
         return torch.cat(out, 0)
 
 
-@right("GhostBatchNorm", "functional")
-class _Functional(nn.Module):
+@right("GhostBatchNorm")
+class Functional(nn.Module):
     def __init__(
         self,
         num_features,
@@ -535,8 +535,8 @@ class _Functional(nn.Module):
         return F.batch_norm(x, *everything, self.running_mean is None, momentum, eps)
 
 
-@right("GhostBatchNorm", "holds_a_layer")
-class _HoldsALayer(nn.Module):
+@right("GhostBatchNorm")
+class HoldsALayer(nn.Module):
     def __init__(self, num_features, virtual_batch_size, *args, **kwargs):
         super().__init__()
         self.chunk = virtual_batch_size
