@@ -578,7 +578,7 @@ MISCONCEPTIONS = [
         REPORT, "reports written while fusing",
     ),
     _report(
-        "uncalled_forgotten", (('rows.setdefault(name, "is not called")', "pass"),),
+        "uncalled_forgotten", (('rows.setdefault(name, "is not called")', "continue"),),
         "A BatchNorm that the forward pass never calls has no row: it comes last, with a reason.",
         REPORT, "reports written from the graph alone",
     ),
@@ -638,7 +638,7 @@ MISCONCEPTIONS = [
     ),
     _fuse(
         "norm_still_applied",
-        (_UNCHECKED, (_MOVES_ON, "        pass"), ("            fused.graph.erase_node(node)\n", "")),
+        (_UNCHECKED, (_MOVES_ON, "        pass"), ("fused.graph.erase_node(node)", "continue")),
         "The folded layers are in place, and the BatchNorm layers still run behind them: they normalise twice.",
         WHOLE, "a graph that is edited and not rewired",
     ),
