@@ -35,7 +35,7 @@ CASES = [
     ("channels_last", (8, 256, 14, 14)),
     ("contiguous", (256, 1024)),
 ]
-#: What issue 3 of the project wants: (layout or rank, task) → ratio at most.
+#: What is wanted: (layout or rank, task) → ratio at most.
 WANTED = {
     ("planes", "train forward"): 0.65,
     ("planes", "train forward + backward"): 1.2,

@@ -25,6 +25,8 @@ __all__ = [
     "gradient_geometry",
     "matrices",
     "placements",
+    "running_averages",
+    "statistic_clouds",
     "sweep",
     "three_steps",
 ]
@@ -462,7 +464,65 @@ def book_map() -> Drawing:
     return figure
 
 
-# --- chapter 3: modes
+# --- chapter 2, running statistics
+
+
+def running_averages(level: ArrayLike, batches: ArrayLike, averages: Mapping[str, ArrayLike]) -> Drawing:
+    """A value that the batches see through noise, and what running averages make of it.
+
+    Args:
+        level: (steps,) the true value.
+        batches: (steps,) what each batch says.
+        averages: label → (steps,), a running average after each batch.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> len(running_averages([1.0, 1.0], [0.8, 1.3], {"momentum 0.1": [0.1, 0.2]}).axes[0].lines)
+        3
+    """
+    figure, ax = _drawing(7.2, 3.4)
+    steps = np.arange(1, len(level) + 1)
+    ax.plot(steps, level, color=_INK, ls="--", lw=1.2, label="true value")
+    ax.plot(steps, batches, ".", color="#9a9a9a", ms=4, label="a batch")
+    for i, (label, values) in enumerate(averages.items()):
+        ax.plot(steps, values, color=COLORS[i], ls=_LINES[i], lw=2, label=label)
+    ax.set(xlabel="batch", ylabel="value")
+    ax.legend(loc="upper left", ncols=2)
+    return figure
+
+
+def statistic_clouds(clouds: Mapping[str, Mapping[str, ArrayLike]]) -> Drawing:
+    """What single batches and running statistics say about a channel, one panel a setting.
+
+    Args:
+        clouds: title → {"batch": (k, 2), "buffer": (k, 2)}, each row (error of the mean in units of σ, measured
+            divided by true variance). Points outside the panel are drawn on its edge.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> len(statistic_clouds({"n = 2": {"batch": [[0.9, 0.4]], "buffer": [[0.1, 1.1]]}}).axes)
+        1
+    """
+    figure, axes = _drawing(7.2, 2.9, len(clouds), sharey=True, squeeze=False)
+    low, high = np.array([-1.5, 0.0]), np.array([1.5, 3.0])
+    styles = {"batch": ("o", "#8c8c8c", "a batch"), "buffer": ("s", COLORS[0], "running")}
+    for ax, (title, cloud) in zip(axes[0], clouds.items(), strict=True):
+        for name, (marker, color, label) in styles.items():
+            x, y = np.clip(np.asarray(cloud[name], dtype=float), low, high).T
+            ax.plot(x, y, marker, color=color, ms=3.5, alpha=0.7, label=label, mew=0, clip_on=False)
+        ax.axvline(0, color=_INK, lw=0.8)
+        ax.axhline(1, color=_INK, lw=0.8)
+        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title=title, xlabel="error of the mean, in σ")
+    axes[0, 0].set_ylabel("measured / true variance")
+    axes[0, -1].legend(loc="upper right")
+    return figure
+
+
+# --- chapter 3, modes
 
 
 def matrices(grids: Mapping[str, ArrayLike], *, colorbar: bool = True) -> Drawing:

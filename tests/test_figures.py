@@ -18,6 +18,8 @@ EXAMPLES = {
     "gradient_geometry": ([3.0, 0.0, 0.5], [2.5, 0.5, -1.5]),
     "matrices": ({"one": [[1.0, -0.5], [0.0, 2.0]], "other": [[0.0, 0.0], [0.0, 0.5]]},),
     "placements": (),
+    "running_averages": ([1.0, 3.0], [0.5, 3.5], {"momentum 0.1": [0.1, 0.4]}),
+    "statistic_clouds": ({"n = 4": {"batch": [[0.9, 0.4], [9.0, 9.0]], "buffer": [[0.1, 1.1]]}},),
     "sweep": ([0.1, 1.0, 10.0], RUNS),
     "three_steps": ({"x": [1.0, 2.0, 4.0], "x - mean": [-1.3, -0.3, 1.7]},),
 }
@@ -97,6 +99,21 @@ def test_only_the_tangent_part_of_the_gradient_survives():
 def test_the_geometry_needs_three_values():
     with pytest.raises(ValueError, match="shape"):
         figures.gradient_geometry([1.0, 2.0], [1.0, 2.0])
+
+
+# --- chapter 2, running statistics
+
+
+def test_running_averages_stand_beside_what_they_average():
+    [ax] = draw("running_averages").axes
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[1.0, 3.0], [0.5, 3.5], [0.1, 0.4]]
+
+
+def test_points_outside_a_cloud_are_drawn_on_its_edge():
+    [ax] = draw("statistic_clouds").axes
+    batch, buffer, *_ = ax.lines
+    assert batch.get_xydata().tolist() == [[0.9, 0.4], [1.5, 3.0]]
+    assert buffer.get_xydata().tolist() == [[0.1, 1.1]]
 
 
 def test_matrices_share_a_scale_where_one_is_shown():

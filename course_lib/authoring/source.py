@@ -52,7 +52,7 @@ def source_notebook(problem_set):
         elif "check" in told:
             piece = find(told.pop("check"))
             asked.append(piece.name)
-            cell.source = f'check("{piece.name}", {piece.attribute})'
+            cell.source = f'check("{piece.name}", {piece.argument})'
             _describe(cell, f"check_{piece.attribute}", grade=True, points=piece.max_points, piece=piece.name)
         elif "id" in told:
             cell.source = cell.source.replace(_RELEASE, identifier)

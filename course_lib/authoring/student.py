@@ -13,7 +13,7 @@ from course_lib.authoring.source import bodies, exercised, release_id
 from course_lib.checks.expect import export
 from course_lib.checks.piece import COURSE, TOPICS, find
 
-__all__ = ["build_wheel", "stage", "unpack", "write_zip"]
+__all__ = ["book_url", "build_wheel", "stage", "unpack", "write_zip"]
 
 _LEFT_OUT = {"authoring", "grading", "misconceptions", "cli.py", "__pycache__"}
 #: The assembled layers: they would give away exercises of several topics.
@@ -60,7 +60,8 @@ def stage(target):
     expected.mkdir()
     for topic in TOPICS:
         (expected / f"{topic}.npz").write_bytes(export(topic))
-    (package / "checks" / "release.json").write_text(json.dumps({"problem_sets": releases}, indent=1) + "\n")
+    edition = {"book": book_url(), "problem_sets": releases}
+    (package / "checks" / "release.json").write_text(json.dumps(edition, indent=1) + "\n")
     (target / "pyproject.toml").write_text(_PYPROJECT.format(name=_NAME, version=_version()))
     return target
 
@@ -117,8 +118,9 @@ def write_zip(path, wheel, exercises):
     readme = (handed_out / "README.md").read_text(encoding="utf-8")
     sets = problem_sets()
     listing = "\n".join(f"* `{name}` (release {release_id(name)})" for name in sets)
+    address = book_url() or "your instructor tells you where it is"
     files = {
-        "README.md": readme.replace("PROBLEM_SETS", listing).replace("BOOK_ADDRESS", _book_address()).encode(),
+        "README.md": readme.replace("PROBLEM_SETS", listing).replace("BOOK_ADDRESS", address).encode(),
         "AGENTS.md": (handed_out / "AGENTS.md").read_bytes(),
         "requirements.txt": _requirements(wheel.name).encode(),
         wheel.name: wheel.read_bytes(),
@@ -134,10 +136,9 @@ def write_zip(path, wheel, exercises):
             archive.writestr(info, data)
 
 
-def _book_address():
-    """Where students find the book: `[tool.batchnorm-course] book-url` of pyproject.toml, if an instructor set it."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["batchnorm-course"]
-    return settings["book-url"] or "your instructor tells you where it is"
+def book_url():
+    """Address of the book, `[tool.batchnorm-course] book-url` of pyproject.toml; `""` where no instructor set it."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["batchnorm-course"]["book-url"]
 
 
 def _requirements(wheel):

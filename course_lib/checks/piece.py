@@ -79,10 +79,12 @@ class Piece:
     Args:
         name: `"<topic>.<name>"`, as in `check("algorithm.batch_stats", …)`.
         call: how it is called and what it returns, for messages.
+        takes: names of what is checked together, as a tuple, where the piece alone says nothing: how to undo
+            something depends on how it was done. The piece itself is the last.
     """
 
-    def __init__(self, name, call):
-        self.name, self.call = name, call
+    def __init__(self, name, call, takes=()):
+        self.name, self.call, self.takes = name, call, takes
         self.topic, self.attribute = name.split(".")
         self.groups: list[Group] = []
         _PIECES[name] = self
@@ -95,6 +97,11 @@ class Piece:
     @property
     def max_points(self):
         return float(sum(group.points for group in self.groups))
+
+    @property
+    def argument(self):
+        """What a check cell passes: the piece by its name, or a tuple of names."""
+        return f"({', '.join(self.takes)})" if self.takes else self.attribute
 
     @property
     def scenarios(self):

@@ -3,6 +3,8 @@
 import html
 from dataclasses import dataclass
 
+from course_lib.checks.release import book_address, link_to
+
 __all__ = ["Row", "Verdict"]
 
 _SAME = "the same mistake as above"
@@ -87,8 +89,13 @@ class Verdict:
 
     __repr__ = __str__
 
-    def to_html(self):
-        """The table as HTML, with every text escaped: it may quote what a student's code printed."""
+    def to_html(self, book=None):
+        """The table as HTML, with every text escaped: it may quote what a student's code printed.
+
+        Args:
+            book: address of the book that hints link to; None takes the one the student edition knows.
+        """
+        book = book_address() if book is None else book
         cell = 'style="text-align:left;vertical-align:top;padding:.3em .6em"'
         body, said = [], set()
         for row in self.rows:
@@ -98,7 +105,9 @@ class Verdict:
             cells = "".join(f"<td {cell}>{html.escape(text)}</td>" for text in texts)
             body.append(f'<tr><th scope="row" {cell}>{html.escape(row.title)}</th>{cells}</tr>')
             if row.hint:
-                first = f"<strong>{html.escape(row.hint)}</strong> Read: {html.escape(row.read)}"
+                address, read = link_to(row.read, book), html.escape(row.read)
+                read = f'<a href="{html.escape(address)}">{read}</a>' if address else read
+                first = f"<strong>{html.escape(row.hint)}</strong> Read: {read}"
                 body.append(f'<tr><td colspan="5" {cell}>→ {_SAME if row.hint in said else first}</td></tr>')
                 said.add(row.hint)
         head = "".join(f'<th scope="col" {cell}>{name}</th>' for name in ("", "points", "what", "expected", "got"))

@@ -5,6 +5,7 @@ import re
 
 from nbformat.v4 import new_output
 
+from course_lib.authoring.student import book_url
 from course_lib.checks import OBSERVATIONS, Row, Verdict
 from course_lib.checks.judge import judge
 from course_lib.checks.piece import find
@@ -45,7 +46,7 @@ def judge_notebook(notebook, seed, findings=()):
             verdict = _verdict(find(piece), cell, seed, trouble.get(piece), notebook.metadata.course)
             verdict = _nothing_for(find(piece), refused) if refused else verdict
             verdicts[marked.grade_id] = verdict
-            data = {"text/plain": str(verdict.points), "text/html": verdict.to_html()}
+            data = {"text/plain": str(verdict.points), "text/html": verdict.to_html(book_url())}
             cell.outputs = [new_output("execute_result", data, execution_count=cell.execution_count)]
         else:
             cell.outputs = _harmless(cell.outputs)

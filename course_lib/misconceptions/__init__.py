@@ -13,7 +13,10 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Misconception", "catalogue", "edit", "reference"]
+__all__ = ["TOGETHER", "Misconception", "catalogue", "edit", "reference"]
+
+#: Pieces that are checked together with others, as a tuple: the `takes` of their checks.
+TOGETHER = {"finetuning.unfreeze_batchnorm": ("freeze_batchnorm", "unfreeze_batchnorm")}
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,14 @@ class Misconception:
 
 
 def reference(piece):
-    """The reference implementation of a piece, untouched by `plug_in`."""
-    topic, attribute = piece.split(".")
-    return getattr(_pristine(topic), attribute)
+    """The reference implementation of a piece, untouched by `plug_in`; a tuple where several are checked together."""
+    return _named(piece, vars(_pristine(piece.split(".")[0])))
+
+
+def _named(piece, namespace):
+    if piece in TOGETHER:
+        return tuple(namespace[name] for name in TOGETHER[piece])
+    return namespace[piece.split(".")[1]]
 
 
 @functools.cache
@@ -64,7 +72,8 @@ def edit(piece, changes):
 
     Args:
         piece: for example `"algorithm.batch_stats"`.
-        changes: pairs (old, new); each old text stands exactly once in the source of the piece.
+        changes: pairs (old, new); each old text stands exactly once in the source of the piece, or of all that
+            are checked together.
 
     Raises:
         ValueError: an old text is not there, or more than once: the reference has changed.
@@ -73,15 +82,16 @@ def edit(piece, changes):
     module = _pristine(topic)
     with open(module.__file__, encoding="utf-8") as file:
         whole = file.read()
-    nodes = [node for node in ast.parse(whole).body if getattr(node, "name", None) == attribute]
-    source = textwrap.dedent(ast.get_source_segment(whole, nodes[0]))
+    wanted = TOGETHER.get(piece, (attribute,))
+    nodes = [node for node in ast.parse(whole).body if getattr(node, "name", None) in wanted]
+    source = "\n\n\n".join(textwrap.dedent(ast.get_source_segment(whole, node)) for node in nodes)
     for old, new in changes:
         if source.count(old) != 1:
             raise ValueError(f"expected {old!r} once in the source of {piece}, found it {source.count(old)} times")
         source = source.replace(old, new)
     namespace = dict(vars(module))
     exec(compile(source, f"<{piece} edited>", "exec"), namespace)
-    return namespace[attribute]
+    return _named(piece, namespace)
 
 
 def catalogue(topic):

@@ -100,3 +100,11 @@ def test_html_marks_rows_in_words():
 def test_html_says_points(part):
     page = verdict(RIGHT, WRONG).to_html()
     assert {"headline": "1 of 2.5 points", "table": "<th scope=", "row": "0\u00a0of\u00a01.5"}[part] in page
+
+
+@pytest.mark.parametrize("book", ["https://example.org/book", "https://example.org/book/index.html"])
+def test_what_to_read_is_a_link_where_the_book_has_an_address(book):
+    row = Row("maps", 0, 1, "wrong", hint="A hint.", read="chapter 2, «Bessel's correction»")
+    page = verdict(row).to_html(book)
+    assert 'href="https://example.org/book/chapters/02-running-stats.html#bessel-s-correction"' in page
+    assert "<a " not in verdict(row).to_html("")

@@ -6,31 +6,33 @@ import io
 import json
 import re
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
+from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import psutil
 import pytest
-from jupyter_core.utils import ensure_event_loop
 
 from course_lib.authoring.paths import EXERCISES, ROOT, STUDENT
 from course_lib.authoring.source import bodies
 from course_lib.checks.observe import observe
-from course_lib.checks.piece import find
+from course_lib.checks.piece import TOPICS, find, pieces
 from course_lib.grading import policy
 from course_lib.grading.intake import skeleton_of
 from course_lib.grading.record import GRADED, PERSON, Record
 from course_lib.grading.submission import digest_of, grade_submission
 from course_lib.misconceptions import catalogue, reference
-from tests.sample_class import expected, hand_ins
+from tests.sample_class import expected, hand_ins, problem_sets
 
 PROBLEM_SET = "ps1-algorithm"
 SKELETON = skeleton_of(EXERCISES / PROBLEM_SET)
 CLASS = hand_ins(PROBLEM_SET)
-TABLE = expected(PROBLEM_SET)
+EVERYBODY = {(name, student): files for name in problem_sets() for student, files in hand_ins(name).items()}
+TABLE = {(name, student): row for name in problem_sets() for student, row in expected(name).items()}
+everybody = pytest.mark.parametrize("who", EVERYBODY, ids="-".join)
 SEED, ANOTHER_SEED = 20240229, 20240301
 #: Who reaches for the machinery that grades, and what the judge gives them: the one whose answers are right loses
 #: nothing by odd messages to the kernel's channel.
@@ -47,25 +49,34 @@ WITHOUT_POLICY = {
 TIMEOUT = 6  # seconds a cell may take; those that never end cost that much
 
 
-def grade(files, seed=SEED):
-    name = "algorithm.ipynb"
-    return grade_submission(files, assignment=PROBLEM_SET, skeleton=SKELETON, name=name, seed=seed, timeout=TIMEOUT)
+def grade(files, seed=SEED, problem_set=PROBLEM_SET):
+    name, skeleton = f"{problem_set.partition('-')[2]}.ipynb", skeleton_of(EXERCISES / problem_set)
+    return grade_submission(files, assignment=problem_set, skeleton=skeleton, name=name, seed=seed, timeout=TIMEOUT)
+
+
+def record_of(who):
+    """(record, what was printed on the way) of one of the class."""
+    with redirect_stdout(io.StringIO()) as printed:
+        record = grade(EVERYBODY[who], problem_set=who[0])
+    return record, printed.getvalue()
 
 
 @pytest.fixture(scope="session")
-def graded():
-    """{student: record} of the whole class. That this returns is a test: no submission raises.
+def records():
+    """{(problem set, student): record} of the whole class. That this returns is a test: no submission raises.
 
-    Three at a time: most of the time goes by in waiting for those that never end.
+    Three at a time, in processes of their own: most of the time goes by in waiting for those that never end.
     """
-    loops = []  # nbclient makes one for every thread, and leaves it to whoever made the thread
-    graders = ThreadPoolExecutor(3, initializer=lambda: loops.append(ensure_event_loop()))
-    with redirect_stdout(io.StringIO()) as printed, graders:
-        records = dict(zip(CLASS, graders.map(grade, CLASS.values()), strict=True))
-    for loop in loops:
-        loop.close()
-    assert printed.getvalue() == ""
-    return records
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as graders:
+        found = dict(zip(EVERYBODY, graders.map(record_of, EVERYBODY), strict=True))
+    assert {printed for _, printed in found.values()} == {""}
+    return {who: record for who, (record, _) in found.items()}
+
+
+@pytest.fixture(scope="session")
+def graded(records):
+    """{student: record} of the first problem set."""
+    return {student: record for (name, student), record in records.items() if name == PROBLEM_SET}
 
 
 def kept(record):
@@ -76,42 +87,44 @@ def kept(record):
 
 
 def test_everybody_is_in_the_table():
-    assert set(TABLE) == set(CLASS)
+    assert set(TABLE) == set(EVERYBODY)
 
 
-@pytest.mark.parametrize("student", CLASS)
-def test_everybody_gets_what_the_table_says(graded, student):
-    record, wanted = graded[student], TABLE[student]
+@everybody
+def test_everybody_gets_what_the_table_says(records, who):
+    record, wanted = records[who], TABLE[who]
     assert (record.points, record.status) == (wanted["points"], wanted["status"])
     assert wanted["message"] in record.message
 
 
-@pytest.mark.parametrize("student", CLASS)
-def test_everybody_has_a_record_and_a_notebook_that_can_be_written(graded, student):
-    record = graded[student]
+@everybody
+def test_everybody_has_a_record_and_a_notebook_that_can_be_written(records, who):
+    record = records[who]
     assert Record.from_json(record.to_json()) == record
     record.to_json().encode()
     nbformat.validate(record.notebook)
     text = nbformat.writes(record.notebook)
     assert len(text.encode()) < 400_000
     assert [cell.metadata for cell in record.notebook.cells if cell.metadata.get("nbgrader", {}).get("grade")] == [
-        cell.metadata for cell in SKELETON.cells if cell.metadata.get("nbgrader", {}).get("grade")
+        cell.metadata
+        for cell in skeleton_of(EXERCISES / who[0]).cells
+        if cell.metadata.get("nbgrader", {}).get("grade")
     ]
 
 
-@pytest.mark.parametrize("student", CLASS)
-def test_nbgrader_reads_the_records_points_from_the_check_cells(graded, student):
+@everybody
+def test_nbgrader_reads_the_records_points_from_the_check_cells(records, who):
     shown = []
-    for cell in graded[student].notebook.cells:
+    for cell in records[who].notebook.cells:
         if cell.metadata.get("nbgrader", {}).get("grade"):
             [output] = cell.outputs
             shown.append(float(output.data["text/plain"]))
-    assert shown == [verdict.points for verdict in graded[student].verdicts.values()]
+    assert shown == [verdict.points for verdict in records[who].verdicts.values()]
 
 
-@pytest.mark.parametrize("student", CLASS)
-def test_nothing_a_browser_would_run_is_left_in_outputs(graded, student):
-    for cell in graded[student].notebook.cells:
+@everybody
+def test_nothing_a_browser_would_run_is_left_in_outputs(records, who):
+    for cell in records[who].notebook.cells:
         for output in cell.get("outputs", []):
             mimes = {"text/plain", "text/html"} if cell.metadata.get("nbgrader", {}).get("grade") else set()
             assert set(output.get("data", {})) <= mimes | {"text/plain", "image/png"}
@@ -145,8 +158,8 @@ def test_what_was_printed_and_warned_is_a_note(graded):
     assert any("slow for large x" in note for note in notes)
 
 
-def test_nobody_takes_longer_than_a_few_cells_may(graded):
-    assert max(record.seconds for record in graded.values()) < 4 * TIMEOUT
+def test_nobody_takes_longer_than_a_few_cells_may(records):
+    assert max(record.seconds for record in records.values()) < 4 * TIMEOUT
 
 
 def test_nothing_is_left_running_or_lying_about(graded):
@@ -218,11 +231,13 @@ def squeezed(text):
 
 def secrets():
     """Statements of the reference and of the mistakes that a student is not handed out, without white space."""
-    tree = ast.parse((ROOT / "course_lib" / "algorithm.py").read_text())
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    statements = [statement for node in functions for body in bodies(node) for statement in body]
-    lines = [line for statement in statements for line in ast.unparse(statement).splitlines()]
-    lines += [new for m in catalogue("algorithm") if not callable(m.change) for _, new in m.change]
+    lines = []
+    for topic in TOPICS:
+        tree, names = ast.parse((ROOT / "course_lib" / f"{topic}.py").read_text()), {p.attribute for p in pieces(topic)}
+        nodes = [node for node in tree.body if getattr(node, "name", None) in names]
+        statements = [statement for node in nodes for body in bodies(node) for statement in body]
+        lines += [line for statement in statements for line in ast.unparse(statement).splitlines()]
+        lines += [new for m in catalogue(topic) if not callable(m.change) for _, new in m.change]
     public = squeezed("".join(path.read_text() for path in (STUDENT / "lib").rglob("*.py")))
     found = {squeezed(line) for line in lines}
     return {line for line in found if len(line) > 30 and line not in public}
@@ -243,11 +258,11 @@ def test_secrets_are_recognised():
     assert leaked(json.loads(json.dumps(source)))
 
 
-@pytest.mark.parametrize("student", CLASS)
-def test_nothing_of_reference_or_mistakes_is_in_outputs_or_record(graded, student):
-    record = graded[student]
+@everybody
+def test_nothing_of_reference_or_mistakes_is_in_outputs_or_record(records, who):
+    record = records[who]
     # What students wrote themselves may well be what the reference says.
-    theirs = leaked("".join(data.decode(errors="replace").replace('\\"', '"') for data in CLASS[student].values()))
+    theirs = leaked("".join(data.decode(errors="replace").replace('\\"', '"') for data in EVERYBODY[who].values()))
     outputs = [output for cell in record.notebook.cells for output in cell.get("outputs", [])]
     texts = [text for output in outputs for text in _texts(output)]
     assert leaked("\n".join([*texts, *_texts(json.loads(record.to_json()))])) <= theirs
