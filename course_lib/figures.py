@@ -526,7 +526,7 @@ def statistic_clouds(clouds: Mapping[str, Mapping[str, ArrayLike]]) -> Drawing:
     return figure
 
 
-# --- chapter 3: modes
+# --- chapter 3, modes
 
 
 def matrices(grids: Mapping[str, ArrayLike], *, colorbar: bool = True) -> Drawing:
