@@ -70,18 +70,27 @@ class AsksAutograd(AnyRank):
         return y
 
 
-class RemembersBiased(AnyRank):
-    """Moves the running variance towards the biased variance of the batch."""
+class Remembering(AnyRank):
+    """Normalises by PyTorch's function, and moves the running statistics by its own hand towards those it is given."""
 
     def forward(self, x):
-        if not (self.training and self.track_running_stats) or x.numel() == 0:
+        ordinary = x.numel() > 0 and x.shape[1] == self.num_features
+        if not (self.training and self.track_running_stats and ordinary):
             return super().forward(x)
-        before = self.running_var.clone()
-        y = super().forward(x)
+        y = F.batch_norm(x, None, None, self.weight, self.bias, True, 0, self.eps)
+        mean, var = self.statistics(x, [0, 2, 3][: x.dim() - 1])
+        self.num_batches_tracked += 1
         momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        biased = x.detach().var([0, 2, 3][: x.dim() - 1], correction=0)
-        self.running_var.copy_((1 - momentum) * before + momentum * biased)
+        self.running_mean.mul_(1 - momentum).add_(momentum * mean)
+        self.running_var.mul_(1 - momentum).add_(momentum * var)
         return y
+
+
+class RemembersBiased(Remembering):
+    """Moves the running variance towards the biased variance of the batch."""
+
+    def statistics(self, x, axes):
+        return x.detach().mean(axes), x.detach().var(axes, correction=0)
 
 
 class WeighsTheOld(AnyRank):
@@ -107,18 +116,11 @@ class PlainAttributes(AnyRank):
             setattr(self, name, statistic)
 
 
-class GraphInBuffers(AnyRank):
+class GraphInBuffers(Remembering):
     """Moves the running mean within autograd's sight."""
 
-    def forward(self, x):
-        if not (self.training and self.track_running_stats) or x.numel() == 0:
-            return super().forward(x)
-        before = self.running_mean.clone()
-        y = super().forward(x)
-        momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        mean = x.mean([0, 2, 3][: x.dim() - 1])
-        self.running_mean.copy_((1 - momentum) * before + momentum * mean)
-        return y
+    def statistics(self, x, axes):
+        return x.mean(axes), x.detach().var(axes)
 
 
 #: What a layer is wrong about, and the layer.

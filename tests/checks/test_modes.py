@@ -145,7 +145,11 @@ CLAUSES = [
     ("clinic_biased_var", "unbiased", "running_var_of_table: running_var", "divided_by_n"),
     ("clinic_biased_var", "n counts positions", "running_var_of_maps: running_var", "bessel_by_batch_size"),
     ("accepts", "rejects wrong layers", "verdicts", "accepts_everything"),
-    ("accepts", "wrong in eval", "verdicts: eval: layer 1", "accepts_everything"),
+    ("accepts", "eval", "verdicts", "never_in_eval"),
+    ("accepts", "the mode alone decides", "verdicts", "gradients_follow_the_mode"),
+    ("accepts", "which variance", "verdicts", "large_batches_only"),
+    ("accepts", "the state dict", "verdicts", "state_unseen"),
+    ("accepts", "gradients", "verdicts", "no_gradients"),
     ("accepts", "takes right layers, however written", "verdicts", "exact_equality"),
 ]
 
