@@ -235,7 +235,7 @@ def test_seeds_ask_in_other_orders_and_about_other_layers():
 
 
 def test_the_texts_that_are_sent_name_neither_style_nor_fault():
-    words = re.compile(r"\b(right|wrong|mistake|fault|Plain|Rows|Functional|Handmade|Welford|Doubles)\b")
+    words = re.compile(r"\b(right|mistake|fault|Plain|Rows|Functional|Handmade|Welford|Doubles)\b")
     assert [
         source for seed in (1, 2) for _, source in unseen_layers(seed) if words.search(source) or '"""' in source
     ] == []
