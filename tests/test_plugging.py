@@ -5,6 +5,7 @@ import json
 import pytest
 
 from course_lib import algorithm, nets, plug_in, plug_in_from, unplug, whose
+from course_lib.checks.piece import pieces
 from course_lib.misconceptions import reference
 from course_lib.plugging import _is_stub
 
@@ -50,7 +51,7 @@ CHECK = "raise AssertionError('a check was run')"
 
 
 def test_nothing_is_the_students_at_first():
-    assert whose() == {f"algorithm.{name}": "the course's" for name in PIECES}
+    assert whose() == {piece.name: "the course's" for piece in pieces()}
 
 
 @pytest.mark.parametrize("name", PIECES)
