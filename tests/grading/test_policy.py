@@ -203,7 +203,7 @@ def test_a_locked_cell_connects_no_answers():
 
 
 #: Right as objects, which is all that `check` looks at; a student may not hand them in.
-OBJECTS_ONLY = {"through_torchs_function"}
+OBJECTS_ONLY = {"DerivedFromTorchs", "through_torchs_function"}
 
 
 @pytest.mark.parametrize("topic", TOPICS)
