@@ -241,5 +241,5 @@ def accepts(cls):
 
     checks += [keeps_no_graph]
     with contextlib.suppress(Exception):
-        return all(bool(check()) for check in checks)
+        return all(bool(promise()) for promise in checks)
     return False
