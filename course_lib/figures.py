@@ -23,6 +23,7 @@ __all__ = [
     "channel_axes",
     "channel_ranges",
     "curves",
+    "dot_rows",
     "error_maps",
     "fusion_patterns",
     "gradient_geometry",
@@ -686,4 +687,37 @@ def channel_ranges(
     axes[0, 0].set_ylabel("weights")
     if ends is not None:
         axes[0, 0].legend()
+    return figure
+
+
+# --- chapter 4, fine-tuning
+
+
+def dot_rows(panels: Mapping[str, Mapping[str, ArrayLike]], *, xlabel: str, guess: float | None = None) -> Drawing:
+    """Results of several seeds as dots, one row a method and one panel a task, all on one scale.
+
+    Args:
+        panels: title → method → (seeds,); the methods are the same in all panels.
+        xlabel: the result.
+        guess: a result to compare with, drawn as a dotted line.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> len(dot_rows({"task": {"one": [0.9, 0.8], "other": [0.5, 0.4]}}, xlabel="accuracy").axes)
+        1
+    """
+    methods = list(next(iter(panels.values())))
+    height = 1.3 + 0.32 * len(methods)
+    figure, axes = _drawing(7.4, height, len(panels), squeeze=False, sharex=True, sharey=True)
+    for ax, (title, rows) in zip(axes[0], panels.items(), strict=True):
+        for i, method in enumerate(methods):
+            color, marker = COLORS[i % len(COLORS)], _MARKERS[i % len(_MARKERS)]
+            ax.plot(rows[method], [i] * len(rows[method]), marker, color=color, ms=6, alpha=0.7, mew=0)
+        if guess is not None:
+            ax.axvline(guess, color=_MUTED, ls=":", lw=1.2)
+        ax.set(title=title, xlabel=xlabel)
+    axes[0, 0].set_yticks(range(len(methods)), methods)
+    axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
     return figure

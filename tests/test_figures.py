@@ -16,6 +16,7 @@ EXAMPLES = {
     "channel_axes": (),
     "channel_ranges": ({"before": [[-1.0, 2.0], [-0.5, 0.5]], "after": [[-2.0, 4.0], [-0.2, 0.2]]},),
     "curves": (RUNS,),
+    "dot_rows": ({"blurred": {"frozen": [0.9, 0.8], "not": [0.5, 0.4]}, "turned": {"frozen": [0.7], "not": [0.2]}},),
     "error_maps": ({"padded": [[1.0, 0.5], [0.0, 0.0]], "not": [[0.0, 0.0], [0.0, 0.0]]},),
     "fusion_patterns": (),
     "gradient_geometry": ([3.0, 0.0, 0.5], [2.5, 0.5, -1.5]),
@@ -30,8 +31,8 @@ EXAMPLES = {
 
 
 def draw(name):
-    labels = {"xlabel": "setting", "ylabel": "result"} if name == "sweep" else {}
-    return getattr(figures, name)(*EXAMPLES[name], **labels)
+    labels = {"sweep": {"xlabel": "setting", "ylabel": "result"}, "dot_rows": {"xlabel": "result"}}
+    return getattr(figures, name)(*EXAMPLES[name], **labels.get(name, {}))
 
 
 def test_every_public_drawing_function_is_tried_here():
@@ -158,3 +159,18 @@ def test_a_channel_reaches_from_its_lowest_to_its_highest_weight():
     [bar] = left.patches
     assert (bar.get_y(), bar.get_y() + bar.get_height()) == (-1.0, 2.0)
     assert {line.get_ydata()[0] for line in left.lines} == {0, -1.5, 1.5}
+
+
+# --- chapter 4, fine-tuning
+
+
+def test_every_method_has_a_row_with_a_dot_for_every_seed():
+    left, right = draw("dot_rows").axes
+    assert [tick.get_text() for tick in left.get_yticklabels()] == ["frozen", "not"]
+    assert [line.get_xydata().tolist() for line in left.lines] == [[[0.9, 0], [0.8, 0]], [[0.5, 1], [0.4, 1]]]
+    assert left.get_xlim() == right.get_xlim()
+
+
+def test_dots_are_compared_with_a_guess():
+    [ax] = figures.dot_rows({"task": {"one": [0.9]}}, xlabel="accuracy", guess=0.1).axes
+    assert list(ax.lines[-1].get_xdata()) == [0.1, 0.1]
