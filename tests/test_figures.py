@@ -58,7 +58,9 @@ def test_no_text_is_smaller_than_eight_points(name):
     assert min(t.get_fontsize() for t in texts) >= 8
 
 
-@pytest.mark.parametrize("name", ["backward_graph", "book_map", "channel_axes", "collectives", "fusion_patterns", "placements"])
+@pytest.mark.parametrize(
+    "name", ["backward_graph", "book_map", "channel_axes", "collectives", "fusion_patterns", "placements"]
+)
 def test_labels_of_a_diagram_do_not_overlap(name):
     figure = draw(name)
     figure.draw_without_rendering()
