@@ -22,6 +22,7 @@ __all__ = [
     "book_map",
     "channel_axes",
     "channel_ranges",
+    "collectives",
     "curves",
     "dot_rows",
     "error_maps",
@@ -31,6 +32,7 @@ __all__ = [
     "matrices",
     "placements",
     "running_averages",
+    "shards",
     "statistic_clouds",
     "sweep",
     "three_steps",
@@ -720,4 +722,62 @@ def dot_rows(panels: Mapping[str, Mapping[str, ArrayLike]], *, xlabel: str, gues
         ax.set(title=title, xlabel=xlabel)
     axes[0, 0].set_yticks(range(len(methods)), methods)
     axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
+    return figure
+
+
+# --- chapter 5, sync
+
+
+def shards(values: Mapping[str, ArrayLike], *, xlabel: str = "value") -> Drawing:
+    """Values of one channel, a row for each rank: every value, their mean, and a standard deviation to both sides.
+
+    Args:
+        values: label → (n,) of a row; rows are drawn from top to bottom, an empty one without mean.
+        xlabel: below the axis.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> figure = shards({"rank 0": [1.0, 3.0], "rank 1": [], "all": [1.0, 3.0]})
+        >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
+        ['rank 0', 'rank 1', 'all']
+    """
+    figure, ax = _drawing(6.6, 0.6 + 0.5 * len(values))
+    for i, row in enumerate(values.values()):
+        row, color = np.asarray(row, dtype=float), COLORS[i % len(COLORS)]
+        ax.plot(row, np.full(len(row), i), "o", color=color, alpha=0.45, ms=5, mew=0)
+        if len(row):
+            ax.plot(row.mean() + row.std() * np.array([-1, 1]), [i + 0.28] * 2, color=color, lw=3)
+            ax.plot([row.mean()], [i + 0.28], "|", color=_INK, ms=12, mew=2)
+    ax.set_yticks(range(len(values)), list(values))
+    ax.set(xlabel=xlabel, ylim=(len(values) - 0.4, -0.5))
+    ax.grid(axis="y", visible=False)
+    return figure
+
+
+def collectives() -> Drawing:
+    """What two ranks of a synchronised BatchNorm do, forward and backward, and where they meet.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> len(collectives().axes)
+        1
+    """
+    figure, ax = _diagram(7.6, 3.7)
+    columns = (1.0, 2.95, 4.9, 6.75)
+    for name, y, first, meeting, merged, last in (
+        ("forward", 2.75, "x", "all_gather\nn, mean, M₂", "merge", "y"),
+        ("backward", 0.8, "dy", "all_reduce\nΣdy, Σdy·x̂", "divide by n", "dx"),
+    ):
+        ax.text(0.08, y + 0.78, name, color=_INK, weight="bold", va="center")
+        _box(ax, columns[1], y, meeting, width=1.5, height=1.3, fill="#fbe3d2", edge=COLORS[1], size=10)
+        for rank, lane in ((0, y + 0.4), (1, y - 0.4)):
+            _box(ax, columns[0], lane, f"rank {rank}: {first}", width=1.25, height=0.4, size=10)
+            _box(ax, columns[2], lane, merged, width=1.25, height=0.4, size=10)
+            _box(ax, columns[3], lane, f"rank {rank}: {last}", width=1.25, height=0.4, size=10)
+            for start, end in ((1.63, 2.2), (3.7, 4.27), (5.53, 6.12)):
+                _arrow(ax, (start, lane), (end, lane), width=1.2)
     return figure

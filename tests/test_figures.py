@@ -15,6 +15,7 @@ EXAMPLES = {
     "book_map": (),
     "channel_axes": (),
     "channel_ranges": ({"before": [[-1.0, 2.0], [-0.5, 0.5]], "after": [[-2.0, 4.0], [-0.2, 0.2]]},),
+    "collectives": (),
     "curves": (RUNS,),
     "dot_rows": ({"blurred": {"frozen": [0.9, 0.8], "not": [0.5, 0.4]}, "turned": {"frozen": [0.7], "not": [0.2]}},),
     "error_maps": ({"padded": [[1.0, 0.5], [0.0, 0.0]], "not": [[0.0, 0.0], [0.0, 0.0]]},),
@@ -24,6 +25,7 @@ EXAMPLES = {
     "in_out": ({"train": {"batch 1": ([0.0, 1.0], [-1.0, 1.0])}, "eval": {"batch 1": ([0.0, 1.0], [0.0, 0.5])}},),
     "placements": (),
     "running_averages": ([1.0, 3.0], [0.5, 3.5], {"momentum 0.1": [0.1, 0.4]}),
+    "shards": ({"rank 0": [1.0, 3.0], "rank 1": [], "all": [1.0, 3.0]},),
     "statistic_clouds": ({"n = 4": {"batch": [[0.9, 0.4], [9.0, 9.0]], "buffer": [[0.1, 1.1]]}},),
     "sweep": ([0.1, 1.0, 10.0], RUNS),
     "three_steps": ({"x": [1.0, 2.0, 4.0], "x - mean": [-1.3, -0.3, 1.7]},),
@@ -57,7 +59,9 @@ def test_no_text_is_smaller_than_eight_points(name):
     assert min(t.get_fontsize() for t in texts) >= 8
 
 
-@pytest.mark.parametrize("name", ["backward_graph", "book_map", "channel_axes", "fusion_patterns", "placements"])
+@pytest.mark.parametrize(
+    "name", ["backward_graph", "book_map", "channel_axes", "collectives", "fusion_patterns", "placements"]
+)
 def test_labels_of_a_diagram_do_not_overlap(name):
     figure = draw(name)
     figure.draw_without_rendering()
@@ -174,3 +178,13 @@ def test_every_method_has_a_row_with_a_dot_for_every_seed():
 def test_dots_are_compared_with_a_guess():
     [ax] = figures.dot_rows({"task": {"one": [0.9]}}, xlabel="accuracy", guess=0.1).axes
     assert list(ax.lines[-1].get_xdata()) == [0.1, 0.1]
+
+
+# --- chapter 5, sync
+
+
+def test_a_shard_is_drawn_with_its_mean_and_standard_deviation():
+    [ax] = draw("shards").axes
+    assert [len(line.get_xdata()) for line in ax.lines] == [2, 2, 1, 0, 2, 2, 1]
+    assert ax.lines[1].get_xdata().tolist() == [1.0, 3.0]
+    assert ax.lines[2].get_xdata().tolist() == [2.0]

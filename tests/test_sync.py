@@ -2,6 +2,12 @@
 
 import copy
 import functools
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -731,6 +737,34 @@ def test_data_parallel_training_is_training_in_one_process(how):
         assert list(state) == list(want)
         for name, value in want.items():
             close(state[name], value, atol=1e-11)
+
+
+@pytest.fixture
+def script(tmp_path):
+    """The training script of chapter 5, as the page shows it."""
+    page = (Path(__file__).parents[1] / "chapters" / "05-sync.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```python\n(.*?)^```$", page, re.S | re.M)
+    path = tmp_path / "train.py"
+    path.write_text(code, encoding="utf-8")
+    return path
+
+
+def test_the_script_of_the_chapter_gives_the_same_on_one_process_and_two(script, monkeypatch, capsys):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([*torchrun, script], capture_output=True, text=True, env=environment, timeout=300)
+    assert run.returncode == 0, run.stderr
+
+    # What torchrun would tell a single process, without starting one.
+    told = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    runpy.run_path(str(script))
+
+    two, one = (float(printed.split("test loss ")[1]) for printed in (run.stdout, capsys.readouterr().out))
+    assert two == pytest.approx(one, abs=2e-6)  # it prints six digits
+    assert one < 2.3  # guessing: ln 10
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
