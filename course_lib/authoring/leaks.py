@@ -28,7 +28,7 @@ def check_release():
     problems = []
     with tempfile.TemporaryDirectory() as scratch:
         again = Path(scratch)
-        zipped = release(again / "exercises", again / "build")
+        zipped = release(again / "exercises", again / "build", fresh=True)
         problems += _differences(EXERCISES, again / "exercises")
         if not ZIP.is_file():
             problems.append(f"{ZIP.relative_to(BUILD.parent)} is missing: run `course release`")

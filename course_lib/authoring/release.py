@@ -18,12 +18,13 @@ from course_lib.authoring.source import source_notebook
 __all__ = ["generate_exercises", "nbgrader_api", "quietly", "release", "write_sources"]
 
 
-def release(exercises=EXERCISES, build=BUILD):
+def release(exercises=EXERCISES, build=BUILD, *, fresh=False):
     """Everything that is handed out, from the solutions and the library.
 
     Args:
         exercises: where the notebooks go that students get; each problem set's folder is replaced.
         build: where source notebooks, the release database, the student edition and the zip go.
+        fresh: take nothing over from an earlier release, also where nothing has changed.
 
     Returns:
         Path of the zip.
@@ -34,7 +35,7 @@ def release(exercises=EXERCISES, build=BUILD):
     write_sources(build / SOURCE.relative_to(BUILD))
     generate_exercises(exercises, build)
     folder = build / STUDENT.relative_to(BUILD)
-    wheel = student.build_wheel(student.stage(folder / "tree"), folder / "dist")
+    wheel = student.build_wheel(student.stage(folder / "tree", fresh=fresh), folder / "dist")
     student.unpack(wheel, folder / "lib")
     path = build / ZIP.relative_to(BUILD)
     student.write_zip(path, wheel, exercises)

@@ -22,14 +22,21 @@ __all__ = ["PUBLIC_SEED", "Expectation", "Mistake", "expectation", "export", "un
 PUBLIC_SEED = 0
 
 
-@dataclass(frozen=True)
 class Mistake:
-    """A misconception as the judge sees it: `truth` holds its observations, scenario by scenario."""
+    """A misconception as the judge sees it.
 
-    name: str
-    hint: str
-    read: str
-    truth: dict
+    Args:
+        name, hint, read: as in the catalogue.
+        observe: makes its observations. They are made when somebody looks: a right answer needs nobody's mistakes.
+    """
+
+    def __init__(self, name, hint, read, observe):
+        self.name, self.hint, self.read, self._observe = name, hint, read, observe
+
+    @functools.cached_property
+    def truth(self):
+        """Its observations, scenario by scenario."""
+        return self._observe()
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ def expectation(piece, seed):
         return _shipped(piece, seed)
     truth = _truth(piece, misconceptions.reference(piece.name), seed)
     mistakes = (
-        Mistake(m.name, m.hint, m.read, _truth(piece, m.implementation(), seed, rounds=True))
+        Mistake(m.name, m.hint, m.read, lambda m=m: _truth(piece, m.implementation(), seed, rounds=True))
         for m in misconceptions.catalogue(piece.topic)
         if m.piece == piece.name
     )
@@ -142,7 +149,8 @@ def _shipped(piece, seed):
     entry = index[piece.name]
     truth = _unpack(entry["truth"], arrays)
     mistakes = (
-        Mistake(m["name"], m["hint"], m["read"], {**truth, **_unpack(m["truth"], arrays)}) for m in entry["mistakes"]
+        Mistake(m["name"], m["hint"], m["read"], lambda m=m: {**truth, **_unpack(m["truth"], arrays)})
+        for m in entry["mistakes"]
     )
     return Expectation(truth, tuple(mistakes))
 

@@ -10,12 +10,12 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
-from jupyter_core.utils import ensure_event_loop
 from nbgrader.api import Gradebook
 from nbgrader.preprocessors import SaveAutoGrades
 from sqlalchemy.exc import SAWarning
@@ -82,8 +82,8 @@ class Classroom:
         """
         key = class_key(self.folder)
         writer = _Writer(self)
-        loops = []  # every thread gets an event loop of its own, for its kernels
-        pool = ThreadPoolExecutor(jobs or os.cpu_count(), initializer=lambda: loops.append(ensure_event_loop()))
+        # Processes: judging runs known mistakes with the output of its whole process turned away.
+        pool = ProcessPoolExecutor(jobs or os.cpu_count(), mp_context=get_context("spawn"))
         try:
             waiting = []
             for submission in self.submissions():
@@ -92,7 +92,9 @@ class Classroom:
                 if earlier and earlier.digest == digest_of(submission.files, earlier.release, seed):
                     waiting.append((submission.student, earlier, None))
                 else:
-                    waiting.append((submission.student, None, pool.submit(self._graded, submission, seed)))
+                    asked = {"assignment": self.assignment, "skeleton": self.skeleton, "name": self.notebook}
+                    future = pool.submit(grade_submission, submission.files, **asked, seed=seed)
+                    waiting.append((submission.student, None, future))
             while waiting:
                 student, record, future = waiting.pop(0)  # and with it the executed notebook
                 if future:
@@ -101,13 +103,6 @@ class Classroom:
                 yield student, record, future is not None
         finally:
             pool.shutdown(cancel_futures=True)
-            for loop in loops:
-                loop.close()
-
-    def _graded(self, submission, seed):
-        return grade_submission(
-            submission.files, assignment=self.assignment, skeleton=self.skeleton, name=self.notebook, seed=seed
-        )
 
 
 class _Writer:

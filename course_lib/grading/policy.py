@@ -194,23 +194,39 @@ def _free(node):
     names = {node.id} if isinstance(node, ast.Name) else set()
     for child in ast.iter_child_nodes(node):
         names |= _free(child)
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-        inside = [child for child in ast.walk(node) if child is not node]
-        own = {child.arg for child in ast.walk(node.args) if isinstance(child, ast.arg)}
-        own |= {child.id for child in inside if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store)}
-        shared = {name for child in inside if isinstance(child, ast.Global) for name in child.names}
-        names -= own - shared
-    return names
+    return names - _own(node)
+
+
+def _own(node):
+    """Names of a function's own: its parameters, and what it binds without saying `global`. Imports are looked up."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        return set()
+    inside = [child for child in ast.walk(node) if child is not node]
+    own = {child.arg for child in ast.walk(node.args) if isinstance(child, ast.arg)}
+    own |= {child.id for child in inside if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store)}
+    return own - {name for child in inside if isinstance(child, ast.Global) for name in child.names}
 
 
 def _first(patterns, statements, aliases):
     """The first full name in these statements that a pattern matches; None where none does."""
     for statement in statements:
-        for node in ast.walk(statement):
-            for full in _names(node, aliases):
+        for node, known in _with_aliases(statement, aliases):
+            for full in _names(node, known):
                 if any(re.fullmatch(pattern, full) for pattern in patterns):
                     return full
     return None
+
+
+def _with_aliases(node, aliases):
+    """(node, what names stand for there) of everything below: a function's own name is no alias of a cell's."""
+    own = _own(node)
+    if own & aliases.keys():
+        # What it renames inside itself, it still knows: `bn = nn.BatchNorm2d`.
+        aliases = {name: full for name, full in aliases.items() if name not in own}
+        _collect_aliases(node, aliases)
+    yield node, aliases
+    for child in ast.iter_child_nodes(node):
+        yield from _with_aliases(child, aliases)
 
 
 def _names(node, aliases):

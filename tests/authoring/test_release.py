@@ -25,7 +25,7 @@ def test_the_committed_exercises_are_what_the_solutions_give(released):
 
 
 def test_two_releases_are_the_same_to_the_byte(released, tmp_path):
-    again = release(tmp_path / "exercises", tmp_path / "build")
+    again = release(tmp_path / "exercises", tmp_path / "build", fresh=True)
     assert _files(tmp_path / "exercises") == _files(released.exercises)
     assert again.read_bytes() == released.zip.read_bytes()
 

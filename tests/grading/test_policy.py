@@ -192,6 +192,14 @@ def test_a_locked_cell_is_not_looked_at_for_tampering():
     assert read(book) == []
 
 
+def test_a_local_name_is_not_the_import_of_the_same_name():
+    own = "from course_lib.checks import check"
+    loop = "def accepts(cls):\n    return all(check(cls) for check in [callable])"
+    assert read(notebook(loop, own, piece="modes.accepts")) == []
+    hidden = "def accepts(cls):\n    see = check\n    return see('running_stats.BatchNorm', cls).passed"
+    assert read(notebook(hidden, own, piece="modes.accepts")) != []
+
+
 def test_a_locked_cell_connects_no_answers():
     # The finale uses all pieces, and names that answers may use, too.
     answer = "def merge_moments(a, b):\n    return x"
