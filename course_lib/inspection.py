@@ -47,7 +47,7 @@ class BatchNormRow:
 
 
 class BatchNormTable(list):
-    """A list of `BatchNormRow`s that prints as a table.
+    """A list of rows, each a `BatchNormRow`, that prints as a table.
 
     Example:
         >>> BatchNormTable()

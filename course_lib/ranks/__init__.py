@@ -22,13 +22,13 @@ def run_ranks(
     """Call `fn(rank, *args)` on every rank of a process group, and collect what the ranks return.
 
     Inside `fn`, torch.distributed is initialised: `dist.get_rank()`, collectives, `dist.new_group` and layers that
-    use them work as under `torchrun`. The ranks are
+    use them work as under `torchrun`.
 
-    * `"threads"` of this process (milliseconds to start; no backend needed, CPU and CUDA tensors alike). They share
-      `args`, globals and torch's random generator: copy what a rank changes, and draw from a generator of its own.
-      A collective that some ranks never join is noticed at once and ends the run;
-    * `"fork"`, copies of this process (a few hundredths of a second; CPU only; not on Windows); or
-    * `"spawn"`, fresh processes that import everything anew (seconds). `fn` has to stand in a module, not in a cell.
+    By default the ranks are threads of this process (milliseconds to start; no backend needed, CPU and CUDA tensors
+    alike). They share `args`, globals and torch's random generator: copy what a rank changes, and draw from a
+    generator of its own. A collective that some ranks never join is noticed at once and ends the run. With `"fork"`
+    they are copies of this process (a few hundredths of a second; CPU only; not on Windows), with `"spawn"` fresh
+    processes that import everything anew (seconds), whose `fn` has to stand in a module, not in a cell.
 
     What a process returns is pickled. After a failed run the next one works.
 

@@ -23,9 +23,9 @@ from course_lib.misconceptions import catalogue, edit
 SEEDS = range(5)
 
 
-def distances(piece, impl, seed):
+def distances(piece, bundle, seed):
     """{(scenario, observation): distance from what is right, in tolerances}, arrays only."""
-    bundle, truth = observe(piece, impl, seed), expectation(piece, seed).truth
+    truth = expectation(piece, seed).truth
     return {
         (scenario.name, name): distance(
             bundle["scenarios"][scenario.name]["seen"].get(name, {}), want, tolerance(scenario, name, want)
@@ -47,38 +47,32 @@ def test_there_are_right_answers_of_many_styles(piece, right_answers):
     assert len(right_answers[piece.name]) >= 4
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_right_answer_has_full_marks_and_no_hint(answer, seed):
+def test_a_right_answer_has_full_marks_and_no_hint_and_is_well_within_every_tolerance(answer):
     piece, impl = answer
-    verdict = judge(piece, observe(piece, impl, seed), seed)
-    assert verdict.passed, str(verdict)
-    assert verdict.messages == [] and not any(row.hint for row in verdict.rows)
-
-
-def test_the_error_of_a_right_answer_is_at_most_a_third_of_the_tolerance(answer):
     for seed in SEEDS:
-        for observation, far in distances(*answer, seed).items():
+        bundle = observe(piece, impl, seed)
+        verdict = judge(piece, bundle, seed)
+        assert verdict.passed, (seed, str(verdict))
+        assert verdict.messages == [] and not any(row.hint for row in verdict.rows)
+        for observation, far in distances(piece, bundle, seed).items():
             assert far <= 1 / 3, (observation, seed, far)
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_mistake_is_told_by_its_own_hint_in_every_group_it_costs(mistake, seed):
-    piece = find(mistake.piece)
-    verdict = judge(piece, observe(piece, mistake.implementation(), seed), seed)
-    assert verdict.points < piece.max_points
-    assert recognised(verdict) == {mistake.name}, str(verdict)
-
-
-def test_a_mistake_costs_the_same_for_every_seed_and_is_far_from_right_or_right(mistake):
-    # Nothing near the tolerance: what a mistake costs is neither the seed's nor the computer's business.
-    piece, impl = find(mistake.piece), mistake.implementation()
-    assert len({judge(piece, observe(piece, impl, seed), seed).points for seed in SEEDS}) == 1
+def test_a_mistake_is_told_by_its_own_hint_and_costs_the_same_for_every_seed(mistake):
+    piece, impl, points = find(mistake.piece), mistake.implementation(), set()
     for seed in SEEDS:
-        for observation, far in distances(piece, impl, seed).items():
+        bundle = observe(piece, impl, seed)
+        verdict = judge(piece, bundle, seed)
+        points.add(verdict.points)
+        assert verdict.points < piece.max_points
+        assert recognised(verdict) == {mistake.name}, (seed, str(verdict))
+        # Nothing near the tolerance: what a mistake costs is neither the seed's nor the computer's business.
+        for observation, far in distances(piece, bundle, seed).items():
             assert far <= 1 / 3 or far >= 3, (observation, seed, far)
+    assert len(points) == 1
 
 
 @pytest.mark.parametrize("seed", SEEDS[:3])
