@@ -21,6 +21,8 @@ __all__ = ["distance", "judge", "tolerance"]
 _ULPS = {"float16": 8 * 2.0**-10, "bfloat16": 8 * 2.0**-7, "float32": 256 * 2.0**-23, "float64": 256 * 2.0**-52}
 #: Shipped expectations are compared on other computers: nothing is asked for beyond nine digits.
 _FINEST = 1e-9
+#: What is smaller is nothing: where every value is the rounding error of a zero, each way of computing has another.
+_NOTHING = 1e-12
 _PRINTED = 2000  # characters of a student's own printing that are looked at
 
 
@@ -79,7 +81,7 @@ def tolerance(scenario, name, want):
     values = decode(want)
     finite = np.abs(values[np.isfinite(values)])
     scale = finite.max() if finite.size else 0.0
-    return max(_ULPS.get(want["dtype"], 0.0), _FINEST) * (scale or 1.0)
+    return max(max(_ULPS.get(want["dtype"], 0.0), _FINEST) * (scale or 1.0), _NOTHING)
 
 
 def distance(got, want, allowed):

@@ -16,8 +16,10 @@ from course_lib.misconceptions import edit, reference
 
 STATS, FORWARD = find("algorithm.batch_stats"), find("algorithm.batch_norm_forward")
 BACKWARD, IDENTITY = find("algorithm.batch_norm_backward"), find("algorithm.recover_identity")
-PIECES = pieces()
-every_piece = pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.attribute)
+#: The engine is taken through its paces by the pieces of the first problem set, which are quick.
+PIECES = pieces("algorithm")
+every_piece = pytest.mark.parametrize("piece", pieces(), ids=lambda piece: piece.name)
+each_quick_piece = pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.attribute)
 
 
 def judged(piece, impl, seed=0, **options):
@@ -88,7 +90,7 @@ def test_observations_of_another_seed_score_nothing(piece):
 
 
 @every_piece
-@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("seed", range(1, 3))
 def test_constants_score_nothing_even_with_the_right_digests(piece, seed):
     # A bundle learnt by heart from the public seed; every group has an array that the seed decides.
     bundle, asked = right_bundle(piece), right_bundle(piece, seed)
@@ -98,26 +100,21 @@ def test_constants_score_nothing_even_with_the_right_digests(piece, seed):
 
 
 @every_piece
-def test_every_group_has_an_array_that_the_seed_decides(piece):
+def test_every_group_has_an_observation_that_the_seed_decides(piece):
     truths = [expectation(piece, seed).truth for seed in range(4)]
     for group in piece.groups:
-        arrays = {
-            (s.name, name)
-            for s in group.scenarios
-            for name, want in truths[0][s.name]["seen"].items()
-            if "array" in want and len({truth[s.name]["seen"].get(name, {}).get("array") for truth in truths}) == 4
-        }
-        # Or it has another fact to get right for every seed: which of the layers it is that `accepts` has to take.
-        names = {
-            tuple(
-                (s.name, name)
+        seen = [
+            {
+                (s.name, name): want.get("array", want.get("fact"))
                 for s in group.scenarios
                 for name, want in truth[s.name]["seen"].items()
                 if s.concerns(name, want)
-            )
+            }
             for truth in truths
-        }
-        assert arrays or len(names) == 4, group.title
+        ]
+        # One that takes another value for every seed, or other observations: the layers `accepts` has to take.
+        decided = [key for key in seen[0] if len({str(one.get(key)) for one in seen}) >= 3]
+        assert decided or len({tuple(one) for one in seen}) >= 3, group.title
 
 
 # --- messages ---------------------------------------------------------------------------------------------------
@@ -425,7 +422,7 @@ def short(verdict):
     return all(len(text) <= 120 for pair in texts for text in pair) and all(len(m) <= 1200 for m in verdict.messages)
 
 
-@every_piece
+@each_quick_piece
 def test_no_forged_bundle_raises_or_scores_where_it_was_forged(piece):
     bundle = right_bundle(piece)
     groups = {s.name: group.title for group in piece.groups for s in group.scenarios}
@@ -443,7 +440,7 @@ def test_no_forged_bundle_raises_or_scores_where_it_was_forged(piece):
             assert lost <= {row.title for row in verdict.rows if not row.passed}, (path, junk)
 
 
-@every_piece
+@each_quick_piece
 @pytest.mark.parametrize("bundle", [None, 3, "full marks", [], {}, {"scenarios": {}}, {"points": 3}])
 def test_no_bundle_is_no_points(piece, bundle):
     verdict = judge(piece, bundle, 0)
@@ -464,7 +461,7 @@ def test_the_judge_does_not_change_the_bundle():
     assert bundle == before
 
 
-@every_piece
+@each_quick_piece
 def test_expected_and_got_are_short_for_every_mistake(piece):
     from course_lib.misconceptions import catalogue
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.right_answers import layers
+from course_lib import modes_examples
 
 RIGHT = defaultdict(dict)
 
@@ -631,5 +631,5 @@ class DerivedFromTorchs(nn.modules.batchnorm._BatchNorm):
         return F.batch_norm(x, *buffers, self.weight, self.bias, batch, momentum or 0.0, self.eps)
 
 
-RIGHT["running_stats.BatchNorm"]["TorchBacked"] = layers.TorchBacked
+RIGHT["running_stats.BatchNorm"]["TorchBacked"] = modes_examples.AnyRank
 RIGHT["running_stats.BatchNorm"]["SyncOfOneProcess"] = nn.SyncBatchNorm
