@@ -30,7 +30,13 @@ from tests.sample_class import expected, hand_ins, problem_sets
 PROBLEM_SET = "ps1-algorithm"
 SKELETON = skeleton_of(EXERCISES / PROBLEM_SET)
 CLASS = hand_ins(PROBLEM_SET)
-EVERYBODY = {(name, student): files for name in problem_sets() for student, files in hand_ins(name).items()}
+#: All of the first problem set, where the hostile ones are, and every third of the others, whose kernels import torch.
+EVERYBODY = {
+    (name, student): files
+    for name in problem_sets()
+    for i, (student, files) in enumerate(hand_ins(name).items())
+    if name == PROBLEM_SET or i % 3 == 0
+}
 TABLE = {(name, student): row for name in problem_sets() for student, row in expected(name).items()}
 everybody = pytest.mark.parametrize("who", EVERYBODY, ids="-".join)
 SEED, ANOTHER_SEED = 20240229, 20240301
@@ -87,7 +93,7 @@ def kept(record):
 
 
 def test_everybody_is_in_the_table():
-    assert set(TABLE) == set(EVERYBODY)
+    assert set(TABLE) == {(name, student) for name in problem_sets() for student in hand_ins(name)}
 
 
 @everybody
