@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -76,6 +77,9 @@ class Classroom:
             again: grade those that have not changed as well.
             jobs: how many kernels work at a time; None for one per processor.
 
+        Raises:
+            RuntimeError: a grading process was killed; what is graded is kept.
+
         Yields:
             (student, record, fresh): fresh is False where an earlier record still holds. A record is on
             disk and in the gradebook before the next is yielded, so an interrupted run resumes.
@@ -98,7 +102,13 @@ class Classroom:
             while waiting:
                 student, record, future = waiting.pop(0)  # and with it the executed notebook
                 if future:
-                    record = future.result()
+                    try:
+                        record = future.result()
+                    except BrokenProcessPool:
+                        raise RuntimeError(
+                            f"a grading process ended while {student} or somebody after them was graded, perhaps for "
+                            "want of memory. What is graded is kept: run the same command again, or with --jobs 1"
+                        ) from None
                     writer.write(student, record)
                 yield student, record, future is not None
         finally:

@@ -1,6 +1,8 @@
 """A class folder: records, gradebook, feedback, resuming."""
 
 import json
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 from nbgrader.api import Gradebook
@@ -103,3 +105,24 @@ def test_links_in_a_submission_are_not_followed(tmp_path):
 def test_a_class_without_submissions_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="collect them there, one folder per student"):
         Classroom(tmp_path, PROBLEM_SET)
+
+
+class _Killed:
+    """A process pool whose worker is killed while it grades."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def submit(self, *args, **kwargs):
+        future = Future()
+        future.set_exception(BrokenProcessPool("killed"))
+        return future
+
+    def shutdown(self, **kwargs):
+        pass
+
+
+def test_a_killed_grading_process_says_that_nothing_is_lost(folder, monkeypatch):
+    monkeypatch.setattr(classroom, "ProcessPoolExecutor", _Killed)
+    with pytest.raises(RuntimeError, match="What is graded is kept: run the same command again"):
+        list(Classroom(folder, PROBLEM_SET).grade(again=True))

@@ -186,6 +186,11 @@ def test_tampering_needs_a_person(source, what):
     assert for_a_person(findings).endswith("no points before a person has looked at it")
 
 
+def test_code_too_deep_to_be_read_needs_a_person_and_stops_nobody():
+    [finding] = read(notebook(layer("return x"), "y = " + "+".join(["1"] * 1500)))
+    assert finding.piece is None and "nested too deeply" in finding.message
+
+
 def test_a_locked_cell_is_not_looked_at_for_tampering():
     book = notebook(layer("return x"), "import ctypes")
     book.cells[1].metadata["nbgrader"] = {"grade_id": "finale", "solution": False, "locked": True}
