@@ -5,6 +5,9 @@ Every student is a file `<problem set>/<student>.py` of blocks:
     # like: right_numpy               take the answers that are not given here from that student
     # then: rename homework.ipynb     what happens to the notebook afterwards, see `_HAPPENINGS`
     # %% batch-stats                  the source of the answer cell with this grade id
+    # %% batch-stats with             the same student's, changed: old text, `# ---- becomes`, new text,
+                                      `# ---- and` before the next change
+    # %% accepts as same_life         the right answer of that style, from `tests/right_answers`
     # %% own                          a cell of the student's own, after the cell named before it
     # %% own markdown                 the same, with text
     # %% file notes/readme.txt        another file that is handed in
@@ -12,6 +15,7 @@ Every student is a file `<problem set>/<student>.py` of blocks:
 `README.md` beside this file has the table of what each of them is expected to get.
 """
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -79,10 +83,52 @@ def _blocks(path):
     text = path.read_text(encoding="utf-8")
     parts = re.split(r"^# %% (.+)$", text, flags=re.M)[1:]
     blocks = [(title.strip(), source.strip("\n")) for title, source in zip(parts[::2], parts[1::2], strict=True)]
-    mine = {title for title, _ in blocks} | {"own", "own markdown"}
+    for i, (title, _) in enumerate(blocks):
+        if " as " in title:
+            blocks[i] = _right_answer(path.parent.name, *title.split(" as "))
+    mine = {title.removesuffix(" with") for title, _ in blocks} | {"own", "own markdown"}
     for other in _directives(path, "like"):
-        blocks = [b for b in _blocks(path.with_name(f"{other}.py")) if b[0] not in mine] + blocks
+        theirs = _blocks(path.with_name(f"{other}.py"))
+        blocks = [(title.removesuffix(" with"), _changed(title, source, theirs)) for title, source in blocks]
+        blocks = [block for block in theirs if block[0] not in mine] + blocks
     return blocks
+
+
+def _changed(title, source, theirs):
+    """The answer of a block: its own source, or another student's with parts of it replaced."""
+    if not title.endswith(" with"):
+        return source
+    answer = dict(theirs)[title.removesuffix(" with")]
+    for change in source.split("\n# ---- and\n"):
+        old, _, new = change.partition("\n# ---- becomes")
+        if answer.count(old) != 1:
+            raise ValueError(
+                f"expected {old!r} once in {title.removesuffix(' with')}, found it {answer.count(old)} times"
+            )
+        answer = answer.replace(old, new.removeprefix("\n"))
+    return answer
+
+
+def _right_answer(problem_set, title, style):
+    """(grade id, source) of a right answer: its function under the piece's name, and the helpers it uses."""
+    topic = problem_set.partition("-")[2].replace("-", "_")
+    tree = ast.parse((HERE.parent / "right_answers" / f"{topic}.py").read_text(encoding="utf-8"))
+    nodes = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    # Other answers are no helpers, whatever a name inside this one may be.
+    defined = {node.name: node for node in nodes if node.name == style or not node.decorator_list}
+    wanted, waiting = set(), [style]
+    while waiting:
+        name = waiting.pop()
+        if name in defined and name not in wanted:
+            wanted.add(name)
+            waiting += [
+                node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name) and node.id != "right"
+            ]
+    answer = defined[style]
+    answer.name, answer.decorator_list = title.replace("-", "_"), []
+    imports = [node for node in tree.body if isinstance(node, ast.Import) and node.names[0].name == "contextlib"]
+    source = ast.Module([*imports, *(node for name, node in defined.items() if name in wanted)], [])
+    return title, ast.unparse(source)
 
 
 def _directives(path, word):
