@@ -20,9 +20,10 @@
     const places = Array.from({ length: 35 }, (_, i) => own + (i - 20) / 2);
     const gammas = Array.from({ length: 17 }, (_, i) => (i - 8) / 4);
     const betas = Array.from({ length: 13 }, (_, i) => (i - 6) / 2);
-    const place = slider(rows, "normalise-sample", "value of one sample", places, own, (v) => v.toFixed(1), () => draw());
+    const short = (v) => v.toFixed(1);
+    const place = slider(rows, "normalise-sample", "value of one sample", places, own, short, () => draw());
     const gamma = slider(rows, "normalise-gamma", "scale γ", gammas, startGamma, fixed, () => draw());
-    const beta = slider(rows, "normalise-beta", "shift β", betas, startBeta, (v) => v.toFixed(1), () => draw());
+    const beta = slider(rows, "normalise-beta", "shift β", betas, startBeta, short, () => draw());
     const { group, px, py } = plot(root, {
       width: 640, height: 330, left: 84, name: "The batch on four number lines, for the settings of the sliders",
       x: { low: -9, high: 13, ticks: [-8, -4, 0, 4, 8, 12] },
@@ -47,7 +48,7 @@
           element(group, "circle", { class: kind, cx: px(now[k][i]), cy: py(k), r: i === moved ? 6 : 4 });
         }
       }
-      for (const i of others) element(group, "circle", { class: "ring", cx: px(before[3][i]), cy: py(3), r: 7 });
+      for (const i of others) element(group, "circle", { class: "ring", cx: px(before[3][i]), cy: py(3), r: 7.5 });
       const furthest = Math.max(...others.map((i) => Math.abs(now[3][i] - before[3][i])));
       told.textContent =
         `The batch has mean ${fixed(average(now[0]))} and variance ${fixed(variance(now[0]))}. ` +

@@ -17,18 +17,19 @@
 
   add("merge", (root, { values, orders }) => {
     const ranks = values.length;
-    const [low, high] = [Math.floor(Math.min(...values.flat())), Math.ceil(Math.max(...values.flat()))];
+    const [low, high] = [2 * Math.floor(Math.min(...values.flat()) / 2), 2 * Math.ceil(Math.max(...values.flat()) / 2)];
     const longest = Math.max(...Object.values(orders).map(({ rounds }) => rounds.length));
     const rows = controls(root);
     const order = choice(rows, "merge-order", "order of merging", Object.keys(orders), () => draw());
     const done = slider(rows, "merge-round", "rounds done", range(longest + 1), 0, String, () => draw());
     const { group, px, py, right } = plot(root, {
       width: 640, height: 400, left: 76, margin: 118, name: "The heaps on their number lines, and who merges with whom",
-      x: { low, high, ticks: range(Math.floor((high - low) / 2) + 1).map((i) => low + 2 * i) },
+      x: { low, high, ticks: range((high - low) / 2 + 1).map((i) => low + 2 * i) },
       y: { low: ranks - 0.4, high: -0.4, ticks: range(ranks), show: (rank) => `rank ${rank}` }, xlabel: "value",
     });
     legend(root, [
-      ["dot batch", "a value"], ["solid", "mean ± standard deviation"], ["dash second", "with the averaged variance instead"],
+      ["dot batch", "a value"], ["solid", "mean ± standard deviation"],
+      ["dash second", "with the averaged variance instead"],
     ]);
     const table = element(root, "table", { class: "explorer-table" });
     const head = element(element(table, "thead"), "tr");
@@ -62,7 +63,7 @@
       const found = [...members(rounds.slice(0, count), ranks)].map(([rank, held]) => {
         const [n, mean, m2] = heaps[count][rank];
         const averaged = held.reduce((sum, r) => sum + own[r][2], 0) / n;
-        const name = held.length > 1 ? `${held[0]} to ${held.at(-1)}` : String(rank);
+        const name = held.length > 1 ? `${held[0]}–${held.at(-1)}` : String(rank);
         return { rank, held, name, n, mean, m2, variance: m2 / n, averaged };
       });
       group.replaceChildren();
@@ -79,10 +80,12 @@
         for (const text of [String(n), ...[mean, m2, variance, averaged].map(fixed)]) element(row, "td", {}, text);
       }
       const first = found[0];
+      const left = found.length > 1 ? `are ${found.length} heaps` : "is one heap";
       told.textContent =
-        `After ${count} of ${rounds.length} rounds there ${found.length > 1 ? `are ${found.length} heaps` : "is one heap"}. ` +
-        `That of rank 0 has n = ${first.n}, mean ${fixed(first.mean)} and M₂ ${fixed(first.m2)}, ` +
-        `so the variance is ${fixed(first.variance)}. Averaging the variances of its ranks gives ${fixed(first.averaged)}.`;
+        `After ${count} of ${rounds.length} rounds there ${left}. ` +
+        `That of rank 0 has n = ${first.n}, mean = ${fixed(first.mean)} and M₂ = ${fixed(first.m2)}, ` +
+        `so its variance is ${fixed(first.variance)}. ` +
+        `Averaging the variances of its ranks gives ${fixed(first.averaged)}.`;
     }
     draw();
   });
