@@ -445,6 +445,16 @@ def test_an_answer_of_the_quiz_opens_by_keyboard(site, browser, name, theme):
 
 
 @pytest.mark.parametrize("name", [page.stem for page in CHAPTERS])
+def test_figures_stay_legible_on_a_phone(site, browser, name):
+    # Labels are 11 points or so: at this scale still 8 pixels. Wider figures scroll: `classes: wide` under `image:`.
+    with opened(browser, address(site, name), 390) as page:
+        scales = page.locator("article figure").evaluate_all(
+            "all => all.map(f => [f.id, f.querySelector('img')]).map(([id, i]) => [id, i.clientWidth / i.naturalWidth])"
+        )
+        assert [figure for figure, scale in scales if scale < 0.55] == []
+
+
+@pytest.mark.parametrize("name", [page.stem for page in CHAPTERS])
 def test_figures_have_a_white_ground_in_the_dark_theme(site, browser, name):
     with opened(browser, address(site, name), theme="dark") as page:
         grounds = page.locator("article figure img").evaluate_all(
@@ -499,13 +509,12 @@ AUDITS = {
 
 
 def barriers(page, rules=None):
-    """Serious and critical findings: rule → the places. Answers of the quiz are opened before."""
+    """Findings that are not minor: rule → the places. Answers of the quiz are opened before."""
     page.evaluate("document.querySelectorAll('details').forEach(answer => answer.open = true)")
     page.wait_for_timeout(400)  # the theme makes frames that scroll focusable a little later
     options = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
     found = Axe().run(page, options=options).response["violations"]
-    serious = [rule for rule in found if rule["impact"] in ("serious", "critical")]
-    return {rule["id"]: [node["target"] for node in rule["nodes"]] for rule in serious}
+    return {rule["id"]: [node["target"] for node in rule["nodes"]] for rule in found if rule["impact"] != "minor"}
 
 
 @pytest.mark.parametrize("audit", AUDITS)
@@ -518,10 +527,10 @@ def test_an_audit_finds_no_barrier(site, browser, name, audit):
 
 
 BARRIERS = {
-    "image-alt": ("light", "article.append(document.createElement('img'))"),
-    "label": ("light", "article.append(document.createElement('input'))"),
-    "color-contrast": ("dark", "article.querySelector('p').style.color = '#333'"),
-    "scrollable-region-focusable": ("phone", "article.querySelector('figure').replaceWith(wide)"),
+    "image-alt": ("light", "article => article.append(document.createElement('img'))"),
+    "label": ("light", "article => article.append(document.createElement('input'))"),
+    "color-contrast": ("dark", "article => article.querySelector('p').style.color = '#333'"),
+    "scrollable-region-focusable": ("phone", "article => article.querySelector('figure').removeAttribute('tabindex')"),
 }
 
 
@@ -531,12 +540,7 @@ def test_the_audit_would_find_a_barrier(site, browser, rule):
     setting = dict(AUDITS[audit])
     rules = setting.pop("rules")
     with opened(browser, address(site, "intro"), **setting) as page:
-        wide = "wide.style.overflowX = 'auto'; wide.innerHTML = '<p style=\"width: 900px\">wide</p>'"
-        page.evaluate(
-            "() => {"
-            f"const article = document.querySelector('article'), wide = document.createElement('div'); {wide}; {damage}"
-            "}"
-        )
+        page.locator("article").evaluate(damage)
         assert rule in barriers(page, rules)
 
 
