@@ -18,12 +18,22 @@ _SLAB = 2**19  # elements; a tensor of fewer than two slabs is not cut
 
 
 def statistics_dtype(x):
-    """float64 for float64, float32 for everything narrower."""
+    """float64 for float64, float32 for everything narrower.
+
+    Example:
+        >>> statistics_dtype(torch.zeros(2, dtype=torch.bfloat16))
+        torch.float32
+    """
     return torch.promote_types(x.dtype, torch.float32)
 
 
 def per_channel(v, x):
-    """(C,) so that it broadcasts against x, (N, C, *spatial)."""
+    """(C,) so that it broadcasts against x, (N, C, *spatial).
+
+    Example:
+        >>> per_channel(torch.ones(3), torch.zeros(2, 3, 5, 5)).shape
+        torch.Size([1, 3, 1, 1])
+    """
     return v.reshape(1, -1, *(1,) * (x.ndim - 2))
 
 

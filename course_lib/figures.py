@@ -35,6 +35,7 @@ __all__ = [
     "placements",
     "running_averages",
     "shards",
+    "shared_values",
     "statistic_clouds",
     "sweep",
     "three_steps",
@@ -847,4 +848,44 @@ def collectives() -> Drawing:
             _box(ax, columns[3], lane, f"rank {rank}: {last}", width=1.25, height=0.4, size=10)
             for start, end in ((1.63, 2.2), (3.7, 4.27), (5.53, 6.12)):
                 _arrow(ax, (start, lane), (end, lane), width=1.2)
+    return figure
+
+
+# --- alternatives
+
+
+def shared_values(panels: Mapping[str, ArrayLike], marked: tuple[int, int, int, int]) -> Drawing:
+    """Which values of an (N, C, H, W) batch one output depends on, a panel a layer: rows samples, columns channels.
+
+    Args:
+        panels: title → (N, C, H, W), true where the input matters.
+        marked: the place of the output, drawn with a frame.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> figure = shared_values({"all": np.ones((2, 2, 1, 1)), "its own": np.eye(2)[..., None, None]}, (0, 0, 0, 0))
+        >>> [ax.get_title() for ax in figure.axes]
+        ['all', 'its own']
+    """
+    gap = 0.5
+    figure, axes = _drawing(min(7.4, 1.55 * len(panels)), 2.0, len(panels), squeeze=False)
+    for k, (ax, (title, used)) in enumerate(zip(axes[0], panels.items(), strict=True)):
+        used = np.asarray(used, dtype=bool)
+        samples, channels, rows, columns = used.shape
+        for n, c, h, w in np.ndindex(used.shape):
+            corner = (c * (columns + gap) + w, n * (rows + gap) + h)
+            color = COLORS[0] if used[n, c, h, w] else "#dde3e9"
+            ax.add_patch(Rectangle(corner, 1, 1, fc=color, ec="white", lw=1))
+            if (n, c, h, w) == marked:
+                ax.add_patch(Rectangle(corner, 1, 1, fill=False, ec=COLORS[4], lw=2.5, zorder=3))
+        ax.set(xlim=(-0.2, channels * (columns + gap)), ylim=(samples * (rows + gap), -0.2), aspect="equal")
+        ax.set_title(title, fontsize=9)
+        ax.set(xticks=[], yticks=[])
+        ax.set_xlabel("channels", fontsize=9)
+        if k == 0:
+            ax.set_ylabel("samples", fontsize=9)
+        ax.spines[:].set_visible(False)
+        ax.grid(False)
     return figure

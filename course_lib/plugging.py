@@ -47,7 +47,13 @@ def plug_in(*implementations, origin="this session"):
 
 
 def unplug():
-    """Take every student's piece out again."""
+    """Take every student's piece out again.
+
+    Example:
+        >>> unplug()
+        >>> set(whose().values())
+        {"the course's"}
+    """
     for piece in pieces():
         if piece.name in _ORIGINS:
             _put(piece, _ORIGINALS[piece.name])
@@ -68,6 +74,12 @@ def plug_in_from(notebook):
 
     Returns:
         Names of the pieces that were found and plugged in.
+
+    Example:
+        >>> plug_in_from("ps9-nothing")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: ...
     """
     path = _find(notebook)
     cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from course_lib import figures
@@ -28,6 +29,7 @@ EXAMPLES = {
     "placements": (),
     "running_averages": ([1.0, 3.0], [0.5, 3.5], {"momentum 0.1": [0.1, 0.4]}),
     "shards": ({"rank 0": [1.0, 3.0], "rank 1": [], "all": [1.0, 3.0]},),
+    "shared_values": ({"all": np.ones((2, 3, 1, 2)), "one": np.arange(12).reshape(2, 3, 1, 2) == 9}, (1, 1, 0, 1)),
     "statistic_clouds": ({"n = 4": {"batch": [[0.9, 0.4], [9.0, 9.0]], "buffer": [[0.1, 1.1]]}},),
     "sweep": ([0.1, 1.0, 10.0], RUNS),
     "three_steps": ({"x": [1.0, 2.0, 4.0], "x - mean": [-1.3, -0.3, 1.7]},),
@@ -214,3 +216,29 @@ def test_a_merged_heap_lies_in_the_row_of_the_rank_that_holds_it():
     assert [tick.get_text() for tick in before.get_yticklabels()] == ["rank 0", "rank 1"]
     assert after.lines[0].get_xydata().tolist() == [[1.0, 0.0], [3.0, 0.0], [8.0, 0.0]]
     assert after.lines[2].get_xdata().tolist() == [4.0]
+
+
+# --- alternatives
+
+
+def test_values_that_matter_are_coloured_and_the_output_is_framed():
+    both, one = draw("shared_values").axes
+    assert [ax.get_title() for ax in (both, one)] == ["all", "one"]
+    for ax, used in ((both, 12), (one, 1)):
+        fills = [to_hex(patch.get_facecolor()).upper() for patch in ax.patches if patch.get_fill()]
+        assert (len(fills), fills.count(figures.COLORS[0])) == (12, used)
+        [frame] = [patch for patch in ax.patches if not patch.get_fill()]
+        last_of_its_plane = ax.patches[ax.patches.index(frame) - 1]
+        assert frame.get_xy() == last_of_its_plane.get_xy()
+    [coloured] = [p for p in one.patches if p.get_fill() and to_hex(p.get_facecolor()).upper() == figures.COLORS[0]]
+    assert coloured.get_xy() == frame.get_xy()
+
+
+def test_samples_go_down_and_channels_to_the_right():
+    used = np.zeros((2, 2, 1, 1))
+    used[0, 1] = 1
+    [ax] = figures.shared_values({"second channel of the first sample": used}, (0, 0, 0, 0)).axes
+    [coloured] = [p for p in ax.patches if to_hex(p.get_facecolor()).upper() == figures.COLORS[0]]
+    x, y = ax.transData.transform(coloured.get_xy()) - ax.transAxes.transform((0.5, 0.5))
+    assert x > 0
+    assert y > 0

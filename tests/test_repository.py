@@ -101,6 +101,16 @@ def test_every_course_command_of_readme_and_contributing_exists():
         assert used and used <= set(main.commands)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "course_lib").glob("*.py")), ids=lambda path: path.stem)
+def test_every_public_function_of_the_library_shows_an_example(path):
+    # That the examples are right is pytest's own business: it runs them.
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if path.stem in ("__init__", "cli"):  # names from elsewhere; commands, whose examples are in their --help
+        return
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    assert [node.name for node in functions if ">>>" not in (ast.get_docstring(node) or "")] == []
+
+
 # --- the Makefile ---------------------------------------------------------------------------------------------------
 
 

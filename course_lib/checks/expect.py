@@ -9,6 +9,7 @@ import functools
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
@@ -27,7 +28,8 @@ class Mistake:
 
     Args:
         name, hint, read: as in the catalogue.
-        observe: makes its observations. They are made when somebody looks: a right answer needs nobody's mistakes.
+        observe: returns its observations. They are asked for when somebody looks: a right answer needs nobody's
+            mistakes.
     """
 
     def __init__(self, name, hint, read, observe):
@@ -37,6 +39,23 @@ class Mistake:
     def truth(self):
         """Its observations, scenario by scenario."""
         return self._observe()
+
+
+class _Observations(Mapping):
+    """The observations of a mistake, {scenario: entry}. Each is made when somebody looks: most are never needed."""
+
+    def __init__(self, piece, impl, seed):
+        self._names = list(dict.fromkeys(scenario.name for scenario in piece.scenarios))
+        self._entry = functools.cache(lambda name: _truth(piece, impl, seed, rounds=True, only=name)[name])
+
+    def __getitem__(self, name):
+        return self._entry(name)
+
+    def __iter__(self):
+        return iter(self._names)
+
+    def __len__(self):
+        return len(self._names)
 
 
 @dataclass(frozen=True)
@@ -60,25 +79,25 @@ def expectation(piece, seed):
         return _shipped(piece, seed)
     truth = _truth(piece, misconceptions.reference(piece.name), seed)
     mistakes = (
-        Mistake(m.name, m.hint, m.read, lambda m=m: _truth(piece, m.implementation(), seed, rounds=True))
+        Mistake(m.name, m.hint, m.read, lambda m=m: _Observations(piece, m.implementation(), seed))
         for m in misconceptions.catalogue(piece.topic)
         if m.piece == piece.name
     )
     return Expectation(truth, tuple(mistakes))
 
 
-def _truth(piece, impl, seed, *, rounds=False):
+def _truth(piece, impl, seed, *, rounds=False, only=None):
     """Facts as in the case's own dtype, values as in exact arithmetic.
 
     A mistake about rounding is none in exact arithmetic: with `rounds`, scenarios about rounding keep the
     values of the case's own dtype.
     """
-    native = observe(piece, impl, seed)["scenarios"]
+    native = observe(piece, impl, seed, only=only)["scenarios"]
     if not any("array" in entry for scenario in native.values() for entry in scenario["seen"].values()):
         return native
-    lifted = observe(piece, impl, seed, lift=True)["scenarios"]
+    lifted = observe(piece, impl, seed, lift=True, only=only)["scenarios"]
     for scenario in piece.scenarios:
-        if rounds and scenario.rounding:
+        if scenario.name not in native or (rounds and scenario.rounding):
             continue
         for name, entry in native[scenario.name]["seen"].items():
             exact = lifted[scenario.name]["seen"].get(name, {})

@@ -19,13 +19,13 @@ def _seq(**children):
     return nn.Sequential(OrderedDict(children))
 
 
-def _course_layer(channels):
+def _course_layer(channels, eps=1e-5):
     """A layer of the course's own kind that runs without anybody's BatchNorm: in the student edition it is a stub."""
 
     class BatchNorm(running_stats.BatchNorm):
         def __init__(self):
             nn.Module.__init__(self)
-            self.num_features, self.eps, self.momentum = channels, 1e-5, 0.1
+            self.num_features, self.eps, self.momentum = channels, eps, 0.1
             self.affine = self.track_running_stats = True
             self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
             self.register_buffer("running_mean", torch.zeros(channels))
@@ -62,13 +62,13 @@ def _maps(case, n=5, name="x"):
 def _kinds(case):
     """One layer of every other kind, and norms that are none. The lazy layer does not know its channels yet."""
     model = _seq(
-        conv=nn.Conv2d(2, 4, 1),
-        sync=nn.SyncBatchNorm(4),
+        layer=nn.LayerNorm((2, 2, 2)),
+        conv=nn.Conv2d(2, 4, 1, bias=False),  # instance would take a bias away: its gradient would be rounding
+        sync=nn.SyncBatchNorm(4, eps=0.3),  # without eps a wrong variance here would cancel in the layers behind
         instance=nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
-        course=_course_layer(4),
+        course=_course_layer(4, eps=0.3),
         lazy=nn.Identity(),
         group=nn.GroupNorm(2, 4),
-        layer=nn.LayerNorm(2),
     )
     case.fill(model)
     model.lazy = nn.LazyBatchNorm2d(dtype=case.torch_dtype)

@@ -112,7 +112,11 @@ def _recognise(piece, wanted, given, failing):
     made several: each group is then explained by itself. A group about rounding shows only that something
     is inaccurate; it is explained last, and only where the other failures are understood.
     """
-    whole = next((m for m in wanted.mistakes if _explains(piece.scenarios, m.truth, wanted.truth, given)), None)
+    if not failing:
+        return {}
+    # Where the answer is wrong most mistakes are ruled out at once, and what they do elsewhere is never computed.
+    scenarios = sorted(piece.scenarios, key=lambda s: _problem(s, wanted.truth[s.name], given[s.name]) is None)
+    whole = next((m for m in wanted.mistakes if _explains(scenarios, m.truth, wanted.truth, given)), None)
     if whole:
         return {group.title: whole for group in failing}
     exact = [group for group in failing if not _about_rounding(group)]
@@ -124,13 +128,12 @@ def _recognise(piece, wanted, given, failing):
             found[group.title] = mistake
     if len(found) < len(exact):
         return found
-    of_rounding = [m for m in wanted.mistakes if _wrong_in_rounding_only(piece, wanted.truth, m)]
-    for group in failing:
-        if _about_rounding(group):
-            also = (m for m in [*found.values(), *of_rounding] if _problem_of_group(group, wanted.truth, m.truth))
-            mistake = next(also, None)
-            if mistake:
-                found[group.title] = mistake
+    for group in filter(_about_rounding, failing):
+        known = list(found.values())
+        fits = (m for m in [*known, *wanted.mistakes] if _problem_of_group(group, wanted.truth, m.truth))
+        mistake = next((m for m in fits if m in known or _right_but_for_rounding(piece, wanted.truth, m)), None)
+        if mistake:
+            found[group.title] = mistake
     return found
 
 
@@ -138,9 +141,9 @@ def _about_rounding(group):
     return all(scenario.rounding for scenario in group.scenarios)
 
 
-def _wrong_in_rounding_only(piece, truth, mistake):
-    wrong = [group for group in piece.groups if _problem_of_group(group, truth, mistake.truth)]
-    return bool(wrong) and all(_about_rounding(group) for group in wrong)
+def _right_but_for_rounding(piece, truth, mistake):
+    exact = (group for group in piece.groups if not _about_rounding(group))
+    return not any(_problem_of_group(group, truth, mistake.truth) for group in exact)
 
 
 def _explains(scenarios, mistake, truth, given):

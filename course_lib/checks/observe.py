@@ -41,7 +41,7 @@ class _Printed(io.StringIO):
         pass
 
 
-def observe(piece, impl, seed, *, lift=False, limit=TIME_LIMIT, budget=math.inf):
+def observe(piece, impl, seed, *, lift=False, limit=TIME_LIMIT, budget=math.inf, only=None):
     """What `impl` does in every scenario of `piece`. Never raises, the user's own interrupt aside.
 
     Args:
@@ -51,6 +51,7 @@ def observe(piece, impl, seed, *, lift=False, limit=TIME_LIMIT, budget=math.inf)
         lift: run on inputs lifted to float64 (for the truth; a student's object is never lifted).
         limit: seconds a scenario may take. After the first that takes longer, the rest is not run.
         budget: seconds all scenarios together may take; none of several gets more than half of them.
+        only: name of the one scenario to run; all are run without it.
 
     Returns:
         A JSON-able bundle `{"piece", "seed", "scenarios": {name: {"seen", "error", "printed", "digest", "asked"}}}`.
@@ -60,7 +61,7 @@ def observe(piece, impl, seed, *, lift=False, limit=TIME_LIMIT, budget=math.inf)
     alone = len({scenario.name for scenario in piece.scenarios}) == 1
     share, until = budget if alone else budget / 2, time.monotonic() + budget
     for scenario in piece.scenarios:
-        if scenario.name in scenarios:  # it stands in several groups
+        if scenario.name in scenarios or only not in (None, scenario.name):  # one may stand in several groups
             continue
         if out_of_time:
             error = {"kind": "NotRun", "message": "not run, because an earlier run had to be stopped"}
