@@ -28,8 +28,10 @@ __all__ = [
     "error_maps",
     "fusion_patterns",
     "gradient_geometry",
+    "heaps",
     "in_out",
     "matrices",
+    "number_lines",
     "placements",
     "running_averages",
     "shards",
@@ -243,6 +245,40 @@ def three_steps(stages: Mapping[str, ArrayLike]) -> Drawing:
         ax.spines["left"].set_visible(False)
         ax.grid(False)
     axes[-1].set_xlabel("value (black line: the mean; dotted: zero)")
+    return figure
+
+
+def number_lines(panels: Mapping[str, Mapping[str, ArrayLike]], *, moved: int) -> Drawing:
+    """A small batch of one channel on a number line for each stage, a line following every sample.
+
+    Args:
+        panels: title → label of a stage → (n,) values. Where the first panel's samples end is shown by rings in the
+            others.
+        moved: the sample to follow, drawn in a colour and shape of its own.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> figure = number_lines({"before": {"x": [1, 3], "y": [-1, 1]}}, moved=0)
+        >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
+        ['x', 'y']
+    """
+    figure, axes = _drawing(7.2, 2.9, len(panels), squeeze=False, sharex=True, sharey=True)
+    before = None
+    for ax, (title, stages) in zip(axes[0], panels.items(), strict=True):
+        values = np.array(list(stages.values()), dtype=float)
+        rows = np.arange(len(values))
+        ax.axvline(0, color=_MUTED, lw=0.8, ls=":")
+        for i, way in enumerate(values.T):
+            color, marker, order = (COLORS[1], "D", 4) if i == moved else (COLORS[0], "o", 3)
+            ax.plot(way, rows, marker=marker, color=color, ms=5, lw=1, mec="white", mew=0.4, zorder=order)
+        if before is None:
+            before = np.delete(values[-1], moved)
+        else:
+            ax.plot(before, np.full(len(before), rows[-1]), "o", color="none", mec=_INK, ms=8, mew=0.9, zorder=5)
+        ax.set(title=title, xlabel="value", ylim=(rows[-1] + 0.35, -0.35))
+        ax.set_yticks(rows, list(stages))
     return figure
 
 
@@ -729,6 +765,15 @@ def dot_rows(panels: Mapping[str, Mapping[str, ArrayLike]], *, xlabel: str, gues
 # --- chapter 5, sync
 
 
+def _heap(ax: Axes, y: float, values: ArrayLike, color: str) -> None:
+    """Values as dots, below them their mean and a standard deviation to both sides; nothing for no values."""
+    values = np.asarray(values, dtype=float)
+    ax.plot(values, np.full(len(values), y), "o", color=color, alpha=0.45, ms=5, mew=0)
+    if len(values):
+        ax.plot(values.mean() + values.std() * np.array([-1, 1]), [y + 0.28] * 2, color=color, lw=3)
+        ax.plot([values.mean()], [y + 0.28], "|", color=_INK, ms=12, mew=2)
+
+
 def shards(values: Mapping[str, ArrayLike], *, xlabel: str = "value") -> Drawing:
     """Values of one channel, a row for each rank: every value, their mean, and a standard deviation to both sides.
 
@@ -746,14 +791,36 @@ def shards(values: Mapping[str, ArrayLike], *, xlabel: str = "value") -> Drawing
     """
     figure, ax = _drawing(6.6, 0.6 + 0.5 * len(values))
     for i, row in enumerate(values.values()):
-        row, color = np.asarray(row, dtype=float), COLORS[i % len(COLORS)]
-        ax.plot(row, np.full(len(row), i), "o", color=color, alpha=0.45, ms=5, mew=0)
-        if len(row):
-            ax.plot(row.mean() + row.std() * np.array([-1, 1]), [i + 0.28] * 2, color=color, lw=3)
-            ax.plot([row.mean()], [i + 0.28], "|", color=_INK, ms=12, mew=2)
+        _heap(ax, i, row, COLORS[i % len(COLORS)])
     ax.set_yticks(range(len(values)), list(values))
     ax.set(xlabel=xlabel, ylim=(len(values) - 0.4, -0.5))
     ax.grid(axis="y", visible=False)
+    return figure
+
+
+def heaps(panels: Mapping[str, Mapping[int, ArrayLike]], *, xlabel: str = "value") -> Drawing:
+    """Heaps of one channel's values that are merged round by round: one panel a round, a row for each rank.
+
+    Args:
+        panels: title → rank → (n,) values of the heap that this rank holds; the first panel has all ranks.
+        xlabel: below each axis.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> figure = heaps({"before": {0: [1.0, 3.0], 1: [8.0]}, "round 1": {0: [1.0, 3.0, 8.0]}})
+        >>> [len(ax.lines) for ax in figure.axes]
+        [6, 3]
+    """
+    ranks = len(next(iter(panels.values())))
+    figure, axes = _drawing(7.4, 1.1 + 0.36 * ranks, len(panels), squeeze=False, sharex=True, sharey=True)
+    for ax, (title, held) in zip(axes[0], panels.items(), strict=True):
+        for rank, values in held.items():
+            _heap(ax, rank, values, COLORS[rank % len(COLORS)])
+        ax.set(title=title, xlabel=xlabel, ylim=(ranks - 0.4, -0.5))
+        ax.grid(axis="y", visible=False)
+    axes[0, 0].set_yticks(range(ranks), [f"rank {rank}" for rank in range(ranks)])
     return figure
 
 

@@ -9,6 +9,7 @@ import functools
 import http.server
 import inspect
 import itertools
+import json
 import re
 import shutil
 import sys
@@ -17,7 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
+import torch
+from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from myst_parser.mdit_to_docutils.base import default_slugify
 
@@ -26,6 +30,7 @@ from course_lib import algorithm
 from course_lib.checks.piece import TOPICS
 from course_lib.checks.release import link_to
 from course_lib.misconceptions import catalogue
+from course_lib.running_stats import update_running_stats
 
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_build" / "html"
@@ -34,7 +39,7 @@ CHAPTERS = [page for page in PAGES if re.match(r"\d\d-", page.name)]
 NAMES = [page.stem for page in PAGES]
 
 # What Jupyter Book 2 understands as well, so that the sources survive it.
-DIRECTIVES = {"admonition", "bibliography", "code-cell", "dropdown", "eval-rst", "figure", "glossary", "math", "note"}
+DIRECTIVES = {"admonition", "bibliography", "code-cell", "dropdown", "figure", "glossary", "math", "note"}
 ROLES = {"cite", "cite:t", "cite:p", "download", "term"}
 
 
@@ -76,15 +81,74 @@ by_chapter = pytest.mark.parametrize("page", CHAPTERS, ids=[page.stem for page i
 # --- the sources
 
 
+def directives(text):
+    """Names of the directives in a page, also of those in a list, a quotation or another directive."""
+    return set(re.findall(r"^[\s>*+.\d-]*(?:`{3,}|:{3,}|~{3,})\{([\w:.-]+)\}", text, re.M))
+
+
+def roles(text):
+    """Names of the roles in a page without code cells."""
+    return set(re.findall(r"(?<!`)\{([\w:.+-]+)\}`", text))
+
+
 @by_page
 def test_only_directives_that_every_builder_knows(page):
-    used = set(re.findall(r"^\s*(?:`{3,}|:{3,})\{([\w:-]+)\}", text_of(page), re.M))
-    assert used <= DIRECTIVES - ({"eval-rst"} if page.stem != "api" else set())
+    assert directives(text_of(page)) <= DIRECTIVES | ({"eval-rst"} if page.stem == "api" else set())
 
 
 @by_page
 def test_only_roles_that_every_builder_knows(page):
-    assert set(re.findall(r"(?<!`)\{([\w:-]+)\}`", prose(page))) <= ROLES
+    assert roles(prose(page)) <= ROLES
+
+
+@pytest.mark.parametrize(
+    "text, name",
+    [
+        ("```{glue} result\n```", "glue"),
+        ("````{tab-set}\n```{math}\n```\n````", "tab-set"),
+        ("::::{grid}\n::::", "grid"),
+        ("~~~{eval-rst}\n~~~", "eval-rst"),
+        ("* ```{glue:figure} result\n  ```", "glue:figure"),
+        ("1. :::{card}\n   :::", "card"),
+        ("> ```{contents}\n> ```", "contents"),
+    ],
+)
+def test_a_directive_of_one_builder_would_be_noticed(text, name):
+    assert directives(text) - DIRECTIVES == {name}
+
+
+@pytest.mark.parametrize("role", ["doc", "ref", "eq", "numref", "glue:text", "py:func"])
+def test_a_role_of_one_builder_would_be_noticed(role):
+    assert roles(f"See {{{role}}}`02-running-stats`.") - ROLES == {role}
+
+
+def test_rst_in_the_library_page_is_generated_documentation_only():
+    blocks = re.findall(r"^```\{eval-rst\}\n(.*?)^```$", text_of(ROOT / "chapters" / "api.md"), re.S | re.M)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    assert lines
+    assert [line for line in lines if not re.match(r"\.\. auto(module|function):: |   :[\w-]+:", line)] == []
+
+
+@by_page
+def test_a_name_of_a_page_has_hyphens_and_no_underscores(page):
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", page.stem)
+
+
+@by_page
+def test_cells_use_nothing_that_only_one_builder_has(page):
+    for _, code in cells(page):
+        for node in ast.walk(ast.parse(code)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & {"myst_nb", "jupyter_book", "sphinx"}
+
+
+@by_page
+def test_equations_are_referred_to_by_their_labels(page):
+    labels = re.findall(r"^\$\$ \(([\w-]+)\)$", prose(page), re.M)
+    assert len(labels) == len(set(labels))
+    assert set(re.findall(r"\[\]\(#(eq-[\w-]+)\)", prose(page))) <= set(labels)
+    assert not re.search(r"[Ee]quation \(?\d", prose(page))  # a number typed by hand is wrong after the next equation
 
 
 @by_page
@@ -461,6 +525,16 @@ def test_an_answer_of_the_quiz_opens_by_keyboard(site, browser, name, theme):
 
 
 @pytest.mark.parametrize("name", [page.stem for page in CHAPTERS])
+def test_figures_stay_legible_on_a_phone(site, browser, name):
+    # Labels are 11 points or so: at this scale still 8 pixels. Wider figures scroll: `classes: wide` under `image:`.
+    with opened(browser, address(site, name), 390) as page:
+        scales = page.locator("article figure").evaluate_all(
+            "all => all.map(f => [f.id, f.querySelector('img')]).map(([id, i]) => [id, i.clientWidth / i.naturalWidth])"
+        )
+        assert [figure for figure, scale in scales if scale < 0.55] == []
+
+
+@pytest.mark.parametrize("name", [page.stem for page in CHAPTERS])
 def test_figures_have_a_white_ground_in_the_dark_theme(site, browser, name):
     with opened(browser, address(site, name), theme="dark") as page:
         grounds = page.locator("article figure img").evaluate_all(
@@ -469,30 +543,245 @@ def test_figures_have_a_white_ground_in_the_dark_theme(site, browser, name):
         assert set(grounds) == {"rgb(255, 255, 255)"}
 
 
-def test_the_search_finds_a_word(site, browser):
-    with opened(browser, f"{site}/search.html?q=pivot") as page:
-        page.locator("#search-results li a").first.wait_for()
-        assert "algorithm" in page.locator("#search-results").inner_text()
+#: What a reader of each page might look for.
+SEARCHES = {
+    "01-algorithm": "backward",
+    "02-running-stats": "Bessel",
+    "03-modes": "checkpointing",
+    "04-finetuning": "recalibrate",
+    "05-sync": "collective",
+    "06-fusion": "folding",
+    "alternatives": "InstanceNorm",
+    "api": "population_stats",
+    "glossary": "pre-activation",
+    "intro": "map",
+    "myths": "verdict",
+    "notation": "letter",
+    "parity": "parity",
+    "references": "Santurkar",
+}
+
+
+def test_every_page_is_searched_for():
+    assert set(SEARCHES) == set(NAMES), "name a word in SEARCHES that should lead to the page"
+
+
+@pytest.mark.parametrize("name, word", SEARCHES.items())
+def test_the_search_finds_every_topic(site, browser, name, word):
+    with opened(browser, f"{site}/search.html?q={word}") as page:
+        page.locator("#search-results .search-summary", has_text="found").wait_for()
+        found = page.locator("#search-results li > a").evaluate_all("all => all.map(a => a.pathname)")
+        assert f"/chapters/{name}.html" in found[:5]
+
+
+def test_the_search_finds_nothing_for_a_word_that_is_nowhere(site, browser):
+    with opened(browser, f"{site}/search.html?q=zymurgy") as page:
+        page.locator("#search-results", has_text="did not match any documents").wait_for()
+        assert page.locator("#search-results li > a").count() == 0
+
+
+# --- an audit by axe-core: contrast, names, roles, headings, landmarks, focus
+
+#: The light page gets every rule; the others those whose outcome depends on colours, or on the width of the screen.
+AUDITS = {
+    "light": {"theme": "light", "rules": None},
+    "dark": {"theme": "dark", "rules": ["color-contrast", "link-in-text-block"]},
+    "phone": {"theme": "light", "width": 390, "rules": ["scrollable-region-focusable", "target-size"]},
+}
+
+
+def barriers(page, rules=None):
+    """Findings that are not minor: rule → the places. Answers of the quiz are opened before."""
+    page.evaluate("document.querySelectorAll('details').forEach(answer => answer.open = true)")
+    page.wait_for_timeout(400)  # the theme makes frames that scroll focusable a little later
+    options = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
+    found = Axe().run(page, options=options).response["violations"]
+    return {rule["id"]: [node["target"] for node in rule["nodes"]] for rule in found if rule["impact"] != "minor"}
+
+
+@pytest.mark.parametrize("audit", AUDITS)
+@pytest.mark.parametrize("name", [*NAMES, "../search", "../genindex"])
+def test_an_audit_finds_no_barrier(site, browser, name, audit):
+    setting = dict(AUDITS[audit])
+    rules = setting.pop("rules")
+    with opened(browser, address(site, name), **setting) as page:
+        assert barriers(page, rules) == {}
+
+
+BARRIERS = {
+    "image-alt": ("light", "article => article.append(document.createElement('img'))"),
+    "label": ("light", "article => article.append(document.createElement('input'))"),
+    "color-contrast": ("dark", "article => article.querySelector('p').style.color = '#333'"),
+    "scrollable-region-focusable": ("phone", "article => article.querySelector('figure').removeAttribute('tabindex')"),
+}
+
+
+@pytest.mark.parametrize("rule", BARRIERS)
+def test_the_audit_would_find_a_barrier(site, browser, rule):
+    audit, damage = BARRIERS[rule]
+    setting = dict(AUDITS[audit])
+    rules = setting.pop("rules")
+    with opened(browser, address(site, "intro"), **setting) as page:
+        page.locator("article").evaluate(damage)
+        assert rule in barriers(page, rules)
+
+
+@pytest.mark.parametrize("name", ["intro", *(page.stem for page in CHAPTERS)])
+def test_a_figure_that_scrolls_can_be_scrolled_by_keyboard(site, browser, name):
+    for width in (390, 1280):
+        with opened(browser, address(site, name), width) as page:
+            page.wait_for_timeout(200)
+            for frame in page.locator("article figure").all():
+                scrolls = frame.evaluate("frame => frame.scrollWidth > frame.clientWidth")
+                assert frame.evaluate("frame => frame.tabIndex") == (0 if scrolls else -1)
+                if scrolls:
+                    frame.focus()
+                    page.keyboard.press("ArrowRight")
+                    page.wait_for_function("frame => frame.scrollLeft > 0", arg=frame.element_handle())
+
+
+# --- explorers: sliders over drawings, without a kernel
+
+EXPLORERS = {"normalise": "01-algorithm", "ema": "02-running-stats", "clouds": "02-running-stats", "merge": "05-sync"}
+by_explorer = pytest.mark.parametrize("kind", EXPLORERS)
+
+
+class Sliders:
+    """An explorer of an open page, moved by keyboard."""
+
+    def __init__(self, page, kind):
+        self.page, self.root = page, page.locator(f".explorer[data-explorer={kind}]")
+        self.controls = self.root.locator("input[type=range], select").all()
+
+    def press(self, control, key, times=1):
+        """Focus a control, given by its id or itself, and press a key."""
+        control = self.root.locator(f"#{control}") if isinstance(control, str) else control
+        control.focus()
+        for _ in range(times):
+            self.page.keyboard.press(key)
+
+    def said(self):
+        return self.root.locator("[aria-live]").inner_text()
+
+    def numbers(self):
+        """The numbers in what it says."""
+        return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", self.said())]
+
+    def data(self):
+        """What the page brought along."""
+        return json.loads(self.root.locator("script").inner_text())
+
+
+@contextmanager
+def explorer(site, browser, kind, width=1280, theme="light"):
+    with opened(browser, address(site, EXPLORERS[kind]), width, theme) as page:
+        yield Sliders(page, kind)
+
+
+def test_every_explorer_is_tested_here(built):
+    found = {(root["data-explorer"], name) for name in NAMES for root in soup(built, name).select(".explorer")}
+    assert found == set(EXPLORERS.items())
+
+
+@by_explorer
+def test_without_javascript_an_explorer_is_a_sentence_below_a_figure(built, kind):
+    [root] = soup(built, EXPLORERS[kind]).select(f".explorer[data-explorer={kind}]")
+    assert "figure above" in root.select_one("noscript").get_text()
+    assert root.find_parent("section").find("figure").sourceline < root.sourceline
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_sliders_move_their_drawing_by_keyboard(site, browser, width, theme):
-    with opened(browser, address(site, "02-running-stats"), width, theme) as page:
-        explorers = page.locator(".explorer").all()
-        assert len(explorers) == 2
-        for explorer in explorers:
-            for slider in explorer.locator("input[type=range]").all():
-                label = explorer.locator(f"label[for={slider.get_attribute('id')}]")
-                assert label.is_visible()
-                drawn, said = explorer.locator("svg").inner_html(), explorer.locator("[aria-live]").inner_text()
-                slider.focus()
-                page.keyboard.press("ArrowRight")
-                assert explorer.locator("svg").inner_html() != drawn
-                assert explorer.locator("[aria-live]").inner_text() != said
+@by_explorer
+def test_every_slider_moves_its_drawing_by_keyboard(site, browser, kind, width, theme):
+    with explorer(site, browser, kind, width, theme) as sliders:
+        assert sliders.controls
+        for control in sliders.controls:
+            assert sliders.root.locator(f"label[for={control.get_attribute('id')}]").is_visible()
+            drawing = sliders.root.locator("svg")
+            drawn, said = drawing.inner_html(), sliders.said()
+            sliders.press(control, "ArrowRight")
+            assert drawing.inner_html() != drawn
+            assert sliders.said() != said
 
 
-def test_without_javascript_sliders_are_replaced_by_a_sentence(built):
-    explorers = soup(built, "02-running-stats").select(".explorer")
-    assert len(explorers) == 2
-    assert all(explorer.select_one("noscript").get_text(strip=True) for explorer in explorers)
+@by_explorer
+def test_the_tab_key_leads_from_slider_to_slider(site, browser, kind):
+    with explorer(site, browser, kind) as sliders:
+        sliders.controls[0].focus()
+        for control in sliders.controls:
+            assert control.evaluate("one => one === document.activeElement")
+            sliders.page.keyboard.press("Tab")
+
+
+def normalised(batch, gamma, beta):
+    y, _ = algorithm.batch_norm_forward(batch[:, None], np.array([gamma]), np.array([beta]))
+    return y[:, 0]
+
+
+def test_a_moved_sample_is_normalised_as_by_the_library(site, browser):
+    with explorer(site, browser, "normalise") as sliders:
+        data = sliders.data()
+        before = np.array(data["batch"])
+        for sample, gamma, beta in [(0, 0, 0), (12, 2, -2), (-20, -10, 1), (4, 0, 2)]:
+            sliders.page.reload(wait_until="networkidle")
+            for name, steps in {"sample": sample, "gamma": gamma, "beta": beta}.items():
+                sliders.press(f"normalise-{name}", "ArrowRight" if steps > 0 else "ArrowLeft", abs(steps))
+            now = before.copy()
+            now[data["moved"]] += sample / 2
+            scale, shift = data["gamma"] + gamma / 4, data["beta"] + beta / 2
+            y_before, y = (normalised(batch, scale, shift) for batch in (before, now))
+            change = np.delete(y - y_before, data["moved"])
+            own = now[data["moved"]], y[data["moved"]]
+            expected = [now.mean(), now.var(), *own, len(now) - 1, abs(change).max()]
+            assert np.allclose(sliders.numbers(), expected, atol=0.0051), sliders.said()
+
+
+@pytest.mark.parametrize("momentum, steps", [(0.1, 0), (0.5, 3), (0.02, -3)])
+def test_the_running_average_of_the_sliders_is_the_layers(site, browser, momentum, steps):
+    with explorer(site, browser, "ema") as sliders:
+        sliders.press("ema-momentum", "ArrowRight" if steps > 0 else "ArrowLeft", abs(steps))
+        level, errors = (np.array(sliders.data()[name]) for name in ("level", "errors"))
+        mean, var = torch.zeros(1), torch.ones(1)
+        for value in level + 0.6 * errors:
+            update_running_stats(mean, var, torch.full((2, 1), value), momentum)
+        *_, wobble_of_a_batch, off = sliders.numbers()
+        assert abs(wobble_of_a_batch - 0.6 * errors.std()) < 0.0051
+        assert abs(off - abs(mean.item() - level[-1])) < 0.0051
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_every_round_of_merging_is_that_of_the_values(site, browser, order):
+    with explorer(site, browser, "merge") as sliders:
+        sliders.press("merge-order", "ArrowDown", order)
+        data = sliders.data()
+        values = [np.array(of_rank) for of_rank in data["values"]]
+        rounds = list(data["orders"].values())[order]["rounds"]
+        held = {rank: [rank] for rank in range(len(values))}
+        for done in range(len(rounds) + 1):
+            if done:
+                sliders.press("merge-round", "ArrowRight")
+                for into, start in rounds[done - 1]:
+                    held[into] += held.pop(start)
+            expected = []
+            for ranks in held.values():
+                together = np.concatenate([values[rank] for rank in ranks])
+                m2 = ((together - together.mean()) ** 2).sum()
+                averaged = np.average([values[r].var() for r in ranks], weights=[len(values[r]) for r in ranks])
+                expected.append([len(together), together.mean(), m2, together.var(), averaged])
+            rows = sliders.root.locator("tbody tr").all()
+            shown = [[float(cell) for cell in row.locator("td").all_inner_texts()] for row in rows]
+            assert np.allclose(shown, expected, atol=0.0051)
+            assert sliders.numbers()[-5:] == shown[0]
+            assert sliders.root.locator("svg circle").count() == sum(map(len, values))
+        sliders.press("merge-round", "ArrowRight", 9)  # after the last round there is none
+        assert sliders.numbers()[-5:] == shown[0]
+
+
+def test_a_shorter_order_of_merging_ends_at_its_last_round(site, browser):
+    with explorer(site, browser, "merge") as sliders:
+        sliders.press("merge-round", "End")
+        assert sliders.said().startswith("After 7 of 7 rounds")
+        sliders.press("merge-order", "ArrowDown")
+        assert sliders.said().startswith("After 3 of 3 rounds")
+        assert sliders.root.locator("output").inner_text() == "3"

@@ -22,8 +22,10 @@ EXAMPLES = {
     "error_maps": ({"padded": [[1.0, 0.5], [0.0, 0.0]], "not": [[0.0, 0.0], [0.0, 0.0]]},),
     "fusion_patterns": (),
     "gradient_geometry": ([3.0, 0.0, 0.5], [2.5, 0.5, -1.5]),
+    "heaps": ({"before": {0: [1.0, 3.0], 1: [8.0]}, "round 1": {0: [1.0, 3.0, 8.0]}},),
     "matrices": ({"one": [[1.0, -0.5], [0.0, 2.0]], "other": [[0.0, 0.0], [0.0, 0.5]]},),
     "in_out": ({"train": {"batch 1": ([0.0, 1.0], [-1.0, 1.0])}, "eval": {"batch 1": ([0.0, 1.0], [0.0, 0.5])}},),
+    "number_lines": ({"before": {"x": [1.0, 3.0], "y": [-1.0, 1.0]}, "after": {"x": [1.0, 5.0], "y": [-2.0, 2.0]}},),
     "placements": (),
     "running_averages": ([1.0, 3.0], [0.5, 3.5], {"momentum 0.1": [0.1, 0.4]}),
     "shards": ({"rank 0": [1.0, 3.0], "rank 1": [], "all": [1.0, 3.0]},),
@@ -35,7 +37,11 @@ EXAMPLES = {
 
 
 def draw(name):
-    labels = {"sweep": {"xlabel": "setting", "ylabel": "result"}, "dot_rows": {"xlabel": "result"}}
+    labels = {
+        "sweep": {"xlabel": "setting", "ylabel": "result"},
+        "dot_rows": {"xlabel": "result"},
+        "number_lines": {"moved": 1},
+    }
     return getattr(figures, name)(*EXAMPLES[name], **labels.get(name, {}))
 
 
@@ -105,6 +111,19 @@ def test_only_the_tangent_part_of_the_gradient_survives():
     *_, rest = [patch for patch in ax.patches if hasattr(patch, "_posA_posB")]
     start, end = np.array(rest._posA_posB)
     assert np.allclose(start, end)
+
+
+def test_every_sample_is_followed_from_line_to_line():
+    before, after = draw("number_lines").axes
+    assert [line.get_xdata().tolist() for line in before.lines[1:]] == [[1.0, -1.0], [3.0, 1.0]]
+    assert [tick.get_text() for tick in before.get_yticklabels()] == ["x", "y"]
+    assert before.get_xlim() == after.get_xlim()
+
+
+def test_rings_show_where_the_other_samples_were():
+    before, after = draw("number_lines").axes
+    assert (len(before.lines), len(after.lines)) == (3, 4)
+    assert after.lines[-1].get_xydata().tolist() == [[-1.0, 1.0]]
 
 
 def test_the_geometry_needs_three_values():
@@ -190,6 +209,13 @@ def test_a_shard_is_drawn_with_its_mean_and_standard_deviation():
     assert [len(line.get_xdata()) for line in ax.lines] == [2, 2, 1, 0, 2, 2, 1]
     assert ax.lines[1].get_xdata().tolist() == [1.0, 3.0]
     assert ax.lines[2].get_xdata().tolist() == [2.0]
+
+
+def test_a_merged_heap_lies_in_the_row_of_the_rank_that_holds_it():
+    before, after = draw("heaps").axes
+    assert [tick.get_text() for tick in before.get_yticklabels()] == ["rank 0", "rank 1"]
+    assert after.lines[0].get_xydata().tolist() == [[1.0, 0.0], [3.0, 0.0], [8.0, 0.0]]
+    assert after.lines[2].get_xdata().tolist() == [4.0]
 
 
 # --- alternatives
