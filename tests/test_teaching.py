@@ -31,6 +31,7 @@ PAGE = ROOT / "chapters" / "teaching.md"
 README = ROOT / "README.md"
 PROBLEM_SET = "ps1-algorithm"
 CLASS = {"ada": "right_numpy", "grace": "patched_judge"}  # grace needs a person
+SCRIPT = "<script>alert('from a cell')</script>"  # in a text of hers
 BOOK = "https://example.org/batchnorm/"  # as on the page
 TAKES_MINUTES = "it takes minutes, and what it runs is run elsewhere: here `make` says what it would do"
 
@@ -84,7 +85,10 @@ class Term:
                 shutil.copyfile(ROOT / name, self.course / name)
         self._cut_down()
         for student, source in CLASS.items():
-            self.hand_in(self.room, student, hand_ins(PROBLEM_SET)[source])
+            files = hand_ins(PROBLEM_SET)[source]
+            notebook = json.loads(files["algorithm.ipynb"])
+            notebook["cells"].append({"cell_type": "markdown", "metadata": {}, "source": f"A text. {SCRIPT}"})
+            self.hand_in(student, {**files, "algorithm.ipynb": json.dumps(notebook).encode()})
 
     def _cut_down(self):
         for path in (*self.course.glob("solutions/ps*"), *self.course.glob("exercises/ps*")):
@@ -104,9 +108,9 @@ class Term:
         assert header in text and 'book-url = ""' in text and setting == f'book-url = "{BOOK}"'
         project.write_text(text.replace('book-url = ""', setting))
 
-    def hand_in(self, room, student, files):
+    def hand_in(self, student, files):
         for name, data in files.items():
-            path = room / "submitted" / student / PROBLEM_SET / name
+            path = self.room / "submitted" / student / PROBLEM_SET / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
 
@@ -294,8 +298,8 @@ def _port():
         return free.getsockname()[1]
 
 
-def _until_it_answers(term, arguments, address):
-    """(0, the answer) of a server that is started and ended again."""
+def _until_it_answers(term, arguments, ask):
+    """(0, the answer) of a server that is started, asked and ended again."""
     with open(term.home / "server.log", "w") as log:
         server = subprocess.Popen(arguments, cwd=term.course, env=term.environment, stdout=log, stderr=log)
     try:
@@ -303,8 +307,7 @@ def _until_it_answers(term, arguments, address):
             if server.poll() is not None:
                 return server.returncode, (term.home / "server.log").read_text()
             try:
-                with urllib.request.urlopen(address) as answer:
-                    return 0, answer.read().decode()
+                return 0, ask()
             except OSError:
                 time.sleep(0.1)
         return 1, "no answer in a minute"
@@ -313,16 +316,30 @@ def _until_it_answers(term, arguments, address):
         server.wait()
 
 
+def _page_at(port, path):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}") as answer:
+        return answer.read().decode()
+
+
 def formgrader(term, command):
+    """Its list of submissions, and its page for grace."""
     port = _port()
     quiet = ["--no-browser", "--allow-root", f"--port={port}", "--ServerApp.token=test"]
-    address = f"http://127.0.0.1:{port}/formgrader/api/submissions/{PROBLEM_SET}?token=test"
-    return _until_it_answers(term, [*command.split(), *quiet], address)
+
+    def ask():
+        listed = _page_at(port, f"formgrader/api/submitted_notebooks/{PROBLEM_SET}/algorithm?token=test")
+        [grace] = [row["id"] for row in json.loads(listed) if row["student"] == "grace"]
+        return json.dumps([json.loads(listed), _page_at(port, f"formgrader/submissions/{grace}?token=test")])
+
+    return _until_it_answers(term, [*command.split(), *quiet], ask)
 
 
 def shown_by_formgrader(term, said):
-    marks = {row["student"]: row["needs_manual_grade"] for row in json.loads(said)}
+    listed, page = json.loads(said)
+    marks = {row["student"]: row["needs_manual_grade"] for row in listed}
     assert marks == {"ada": False, "grace": True, term.user: False}
+    assert "A text." in page and "✗ not yet" in page and 'id="check-batch-stats"' in page
+    assert SCRIPT not in page
 
 
 def points_by_hand(term, said):
@@ -423,7 +440,7 @@ def a_book(term, said):
 
 def served(term, command):
     port = _port()
-    return _until_it_answers(term, [*command.split(), f"--port={port}"], f"http://127.0.0.1:{port}/chapters/page.html")
+    return _until_it_answers(term, [*command.split(), f"--port={port}"], lambda: _page_at(port, "chapters/page.html"))
 
 
 ZIP_COLLECT = "nbgrader zip_collect ps1-algorithm{} --FileNameCollectorPlugin.named_regexp='.*/extracted/{}'"
