@@ -67,7 +67,7 @@ def commands_of(page):
         if language == "python":
             found.append(f"python: {text.splitlines()[0]}")
         else:
-            found += [line.strip() for line in text.replace("\\\n", " ").splitlines() if line.strip()]
+            found += [line.strip() for line in re.sub(r"\s*\\\n\s*", " ", text).splitlines() if line.strip()]
     return found
 
 
@@ -78,11 +78,7 @@ class Term:
         self.course, self.home, self.exchange = folder / "course", folder / "home", folder / "exchange"
         self.room, self.stock, self._folder, self._warm = folder / "class", folder / "stock", folder, None
         self.home.mkdir()
-        files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-        for name in filter(None, files.split("\0")):
-            if (ROOT / name).is_file():
-                (self.course / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / name, self.course / name)
+        shutil.copytree(ROOT, self.course, ignore=shutil.ignore_patterns(".*", "_build", "__pycache__", "*.egg-info"))
         self._cut_down()
         for student, source in CLASS.items():
             files = hand_ins(PROBLEM_SET)[source]
