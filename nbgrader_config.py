@@ -27,3 +27,5 @@ c.Autograde.sanitize_preprocessors = plugins.SANITIZE
 c.Autograde.autograde_preprocessors = plugins.AUTOGRADE
 c.GenerateFeedback.preprocessors = plugins.FEEDBACK
 c.GenerateFeedback.exporter_class = plugins.FeedbackPage
+# Formgrader shows a submission in a page of your Jupyter server: without the scripts in it.
+c.HTMLExporter.preprocessors = [plugins.CleanPage]

@@ -15,9 +15,9 @@ console = Console()
 errors = Console(stderr=True)
 
 UNJAILED = (
-    "Student code runs with your rights on this machine: kernels are not jailed yet. Submissions cannot reach the "
-    "judge or each other's marks, but they could read or write your files. Grade in an account or a container "
-    "that holds nothing but the class."
+    "Student code runs with your rights on this machine: kernels are not jailed yet. The judge runs outside of it, "
+    "but it could read or write your files, those of the class among them. Grade in an account or a container "
+    "that holds nothing but the class, and keep a copy of what was handed in."
 )
 
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SAWarning
 
 from course_lib.authoring.paths import EXERCISES, SOURCE
 from course_lib.authoring.release import generate_exercises, nbgrader_api, quietly, write_sources
-from course_lib.grading.intake import LARGEST, skeleton_of
+from course_lib.grading.intake import EXCHANGE, LARGEST, skeleton_of
 from course_lib.grading.record import PERSON, Record
 from course_lib.grading.seeds import class_key, seed_of
 from course_lib.grading.submission import digest_of, grade_submission
@@ -94,13 +94,14 @@ class Classroom:
                 seed = seed_of(key, self.skeleton.metadata.course.release, submission.student)
                 earlier = None if again else writer.earlier(submission.student)
                 if earlier and earlier.digest == digest_of(submission.files, earlier.release, seed):
-                    waiting.append((submission.student, earlier, None))
+                    waiting.append((submission, earlier, None))
                 else:
                     asked = {"assignment": self.assignment, "skeleton": self.skeleton, "name": self.notebook}
                     future = pool.submit(grade_submission, submission.files, **asked, seed=seed)
-                    waiting.append((submission.student, None, future))
+                    waiting.append((submission, None, future))
             while waiting:
-                student, record, future = waiting.pop(0)  # and with it the executed notebook
+                submission, record, future = waiting.pop(0)  # and with it the executed notebook
+                student = submission.student
                 if future:
                     try:
                         record = future.result()
@@ -109,7 +110,7 @@ class Classroom:
                             f"a grading process ended while {student} or somebody after them was graded, perhaps for "
                             "want of memory. What is graded is kept: run the same command again, or with --jobs 1"
                         ) from None
-                    writer.write(student, record)
+                    writer.write(submission, record)
                 yield student, record, future is not None
         finally:
             pool.shutdown(cancel_futures=True)
@@ -130,12 +131,17 @@ class _Writer:
         except (FileNotFoundError, ValueError):
             return None
 
-    def write(self, student, record):
+    def write(self, submission, record):
         """Put one record everywhere it belongs; the record's own file last, so that half a write is none."""
+        student = submission.student
         place = self._place(student, ".ipynb")
         place.parent.mkdir(parents=True, exist_ok=True)
-        self._place(student, ".record.json").unlink(missing_ok=True)
+        # Away with what was there: nbgrader makes its own files read-only.
+        for name in (self._place(student, ".record.json").name, place.name, *EXCHANGE):
+            place.with_name(name).unlink(missing_ok=True)
         nbformat.write(record.notebook, place)
+        for name in EXCHANGE & submission.files.keys():
+            place.with_name(name).write_bytes(submission.files[name])
         self._to_gradebook(student, record)
         with quietly() as log:
             result = self._gradebook_api().generate_feedback(self._room.assignment, student, force=True)
@@ -169,19 +175,20 @@ class _Writer:
             SaveAutoGrades().preprocess(record.notebook, {"nbgrader": about})
             with Gradebook(database) as gradebook:
                 for grade in gradebook.find_submission_notebook(self._stem, assignment, student).grades:
-                    grade.needs_manual_grade = record.status == PERSON
+                    # Else it is as nbgrader has just set it: to be looked at again where somebody gave points by hand.
+                    grade.needs_manual_grade |= record.status == PERSON
                 gradebook.db.commit()
 
 
 def _files(folder):
-    """What a student's folder holds. Links are not followed, and only notebooks are opened."""
+    """What a student's folder holds. Links are not followed, and only what is used is opened."""
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not path.is_file() or ".ipynb_checkpoints" in name:
             continue
         files[name] = b""
-        if path.suffix == ".ipynb":
+        if path.suffix == ".ipynb" or name in EXCHANGE:
             with path.open("rb") as file:
                 files[name] = file.read(LARGEST + 1)
     return files

@@ -12,9 +12,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from course_lib.checks.text import plain, whole
 
-__all__ = ["LARGEST", "Unreadable", "choose", "parse", "rebuild", "skeleton_of"]
+__all__ = ["EXCHANGE", "LARGEST", "Unreadable", "choose", "parse", "rebuild", "skeleton_of"]
 
 LARGEST = 20 * 2**20  # bytes; a notebook full of figures has two
+#: What nbgrader's exchange lays beside a submission: when it came, and the address of its feedback.
+EXCHANGE = frozenset({"timestamp.txt", "submission_secret.txt"})
 
 
 class Unreadable(Exception):
@@ -49,7 +51,7 @@ def choose(files, expected):
     files = {plain(name, 200): data for name, data in files.items()}
     notebooks = {name: data for name, data in files.items() if name.endswith(".ipynb")}
     if expected in notebooks:
-        extra = [f"ignored the file {name}" for name in sorted(set(files) - {expected})]
+        extra = [f"ignored the file {name}" for name in sorted(set(files) - EXCHANGE - {expected})]
         return notebooks[expected], extra
     if len(notebooks) == 1:
         [(name, data)] = notebooks.items()

@@ -43,6 +43,7 @@ _TAMPERING = {
     r".*\.(f_back|f_globals|f_locals|f_builtins|tb_frame|gi_frame)": "frames of the caller",
     r"gc\.get_(objects|referrers|referents)": "other people's objects",
     r"ctypes(\.\w+)*": "ctypes",
+    r"(builtins\.)?(exec|eval|__import__)": "text that is run as code",
     r"course_lib\.checks\.(?!check\b|expect_release\b)\w+(\.\w+)*": "the grader",
     r"course_lib\.(misconceptions|grading|plugging\._\w+)(\.\w+)*": "the grader",
 }

@@ -102,6 +102,48 @@ def test_links_in_a_submission_are_not_followed(tmp_path):
     assert classroom._files(tmp_path / "hand-in") == {}
 
 
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory):
+    """A class of one, collected from nbgrader's exchange and graded, given a point by hand, collected and graded again.
+
+    The files of the second time are what nbgrader's own autograde would have left: read-only.
+    """
+    folder = tmp_path_factory.mktemp("twice")
+    place = folder / "submitted" / "ada" / PROBLEM_SET
+    place.mkdir(parents=True)
+    (place / "algorithm.ipynb").write_bytes(hand_ins(PROBLEM_SET)["untouched"]["algorithm.ipynb"])
+    (place / "timestamp.txt").write_text("2027-01-01 12:00:00 UTC")
+    records = []
+    for secret in ("first", "second"):
+        (place / "submission_secret.txt").write_text(secret)
+        records += [record for _, record, fresh in Classroom(folder, PROBLEM_SET).grade() if fresh]
+        if secret == "first":
+            (folder / "autograded" / "ada" / PROBLEM_SET / "algorithm.ipynb").chmod(0o444)
+            with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as gradebook:
+                [grade, *_] = gradebook.find_submission_notebook("algorithm", PROBLEM_SET, "ada").grades
+                grade.manual_score, grade.needs_manual_grade = 1.0, False
+                gradebook.db.commit()
+    return folder, records
+
+
+def test_what_the_exchange_lays_beside_a_submission_goes_with_its_feedback(twice):
+    folder, records = twice
+    place = folder / "feedback" / "ada" / PROBLEM_SET
+    assert {path.name for path in place.iterdir()} == {"algorithm.html", "submission_secret.txt", "timestamp.txt"}
+    assert (place / "submission_secret.txt").read_text() == "second"
+    assert [record.repairs for record in records] == [[], []]
+
+
+def test_points_given_by_hand_stay_and_are_to_be_looked_at_again_when_the_submission_changes(twice):
+    with Gradebook(f"sqlite:///{twice[0] / 'gradebook.db'}") as gradebook:
+        submission = gradebook.find_submission(PROBLEM_SET, "ada")
+        assert submission.score == 1 and submission.needs_manual_grade
+
+
+def test_what_nbgrader_has_made_read_only_is_replaced(twice):
+    assert (twice[0] / "autograded" / "ada" / PROBLEM_SET / "algorithm.ipynb").stat().st_mode & 0o200
+
+
 def test_a_class_without_submissions_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="collect them there, one folder per student"):
         Classroom(tmp_path, PROBLEM_SET)

@@ -177,6 +177,9 @@ def test_honest_code_is_left_in_peace(own, answer, piece):
         ("from course_lib.checks.observe import observe", "the grader"),
         ("import course_lib.plugging\ncourse_lib.plugging._ORIGINALS", "the grader"),
         ("from ipykernel.kernelapp import IPKernelApp", "the kernel"),
+        ("exec(open('/srv/course_lib/algorithm.py').read())", "text that is run as code"),
+        ("import builtins\nbuiltins.eval('1')", "text that is run as code"),
+        ("__import__('os')", "text that is run as code"),
     ],
 )
 def test_tampering_needs_a_person(source, what):
@@ -184,6 +187,10 @@ def test_tampering_needs_a_person(source, what):
     assert {finding.piece for finding in findings} == {None}
     assert any(what in finding.message for finding in findings)
     assert for_a_person(findings).endswith("no points before a person has looked at it")
+
+
+def test_putting_a_model_into_eval_mode_runs_no_text():
+    assert read(notebook(layer("return x"), "model = Layer()\nmodel.eval()\nmodel.train().eval()")) == []
 
 
 def test_code_too_deep_to_be_read_needs_a_person_and_stops_nobody():

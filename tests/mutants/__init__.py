@@ -37,6 +37,8 @@ _GRADED_ERRORS = {
     "fusion.fuse_conv_bn",
     "fusion.fuse_linear_bn",
 }
+#: Where the seed decides not only on the numbers but on what is asked: another seed shows `accepts` other layers.
+_SEEDS = {"modes.accepts": range(3)}
 _BINARY = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
 _BINARY |= {ast.Pow: ast.Mult, ast.Mod: ast.Mult, ast.MatMult: ast.Mult}
 _COMPARED = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
@@ -88,14 +90,15 @@ def answers(topic):
     return found | {(piece, style): impl for piece, styles in right.items() for style, impl in styles.items()}
 
 
-def is_killed(mutant, seed=0):
+def is_killed(mutant):
     """Whether the checks take points from a mutant."""
     piece = find(mutant.piece)
     try:
         impl = mutant.implementation()
     except Exception:  # changed so that it cannot even be defined
         return True
-    return not judge(piece, observe(piece, impl, seed, limit=LIMIT), seed).passed
+    seeds = _SEEDS.get(piece.name, (0,))
+    return not all(judge(piece, observe(piece, impl, seed, limit=LIMIT), seed).passed for seed in seeds)
 
 
 def equivalent():
