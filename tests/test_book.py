@@ -559,6 +559,7 @@ SEARCHES = {
     "notation": "letter",
     "parity": "parity",
     "references": "Santurkar",
+    "teaching": "gradebook",
 }
 
 

@@ -71,7 +71,8 @@
       }
       const spread = (kind) => std(found[kind].map(([mean]) => mean)).toFixed(2);
       told.textContent =
-        `With n = ${size()} a batch's mean scatters by ${spread("batch")} σ, the running mean by ${spread("buffer")} σ.`;
+        `With n = ${size()} a batch's mean scatters by ${spread("batch")} σ, ` +
+        `the running mean by ${spread("buffer")} σ.`;
     }
     draw();
   });
