@@ -50,7 +50,7 @@ def test_texts_and_manners_are_left_alone(source):
 
 def test_what_is_listed_as_equivalent_is_a_mutant_and_survives():
     assert set(STILL_RIGHT) <= set(MUTANTS)
-    sample = random.Random(0).sample(sorted(STILL_RIGHT), min(20, len(STILL_RIGHT)))
+    sample = random.Random(0).sample(sorted(STILL_RIGHT), min(10, len(STILL_RIGHT)))
     assert [title for title in sample if is_killed(MUTANTS[title])] == []
 
 
