@@ -136,6 +136,7 @@ class CourseExecute(Execute):
             "LANG": os.environ.get("LANG", "C.UTF-8"),
             "NBGRADER_EXECUTION": "autograde",
             "PYTHONHASHSEED": "0",  # sets in the same order at every regrade
+            "OMP_NUM_THREADS": "1",  # kernels run side by side: with more, each waits for the threads of all others
             GRADING_SEED: str(self.seed),
             GRADING_SECONDS: str(_OF_A_CELL * self.timeout),
             **self._unseen,

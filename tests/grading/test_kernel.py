@@ -90,6 +90,7 @@ def test_the_kernels_environment_is_made_from_nothing(ran):
     assert "A_SECRET_OF_THE_GRADER" not in environment
     assert (environment[GRADING_SEED], environment[GRADING_SECONDS]) == ("77", "16.0")
     given = {"PATH", "HOME", "IPYTHONDIR", "MPLCONFIGDIR", "MPLBACKEND", "LANG", "NBGRADER_EXECUTION", "PYTHONHASHSEED"}
+    given |= {"OMP_NUM_THREADS"}
     of_jupyter = {"JPY_PARENT_PID", "PYDEVD_USE_FRAME_EVAL", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TERM"}
     of_jupyter |= {
         "GIT_PAGER",
