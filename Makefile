@@ -32,9 +32,10 @@ demo: book
 	@echo "Next: read the book, solve exercises/ps1-algorithm in Jupyter ($(BIN)/jupyter lab exercises),"
 	@echo "      or grade your own class: $(BIN)/course grade ps1-algorithm --class DIR"
 
-# One thread for each of two workers: with more, they wait for each other's threads.
+# Three workers on two cores, because some tests wait for a browser or for code that never ends; one thread each,
+# because with more they wait for each other's threads.
 test: book
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile -q
 
 # The book offers the students' zip: building it releases first.
 book: .venv/ready

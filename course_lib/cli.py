@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import os
 import sys
 from pathlib import Path
 
@@ -117,6 +118,7 @@ def grade(problem_set, folder, again, jobs):
 
     room = Classroom(folder, problem_set)
     errors.print(f"[yellow]{UNJAILED}[/]")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each grading process: there is one per processor already
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     records, fresh_ones = [], 0
     with Progress(*columns, console=errors) as progress:
