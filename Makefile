@@ -24,7 +24,7 @@ help:
 
 demo: book
 	@$(BIN)/python -m tests.sample_class $(CLASS)
-	@for set in $(SETS); do $(BIN)/course grade $$set --class $(CLASS) || exit 1; done
+	@for set in $(SETS); do $(BIN)/course grade $$set --class $(CLASS) --timeout 10 || exit 1; done
 	@echo
 	@echo "The book:       $(CURDIR)/_build/html/index.html   (or: $(BIN)/course serve)"
 	@echo "For students:   $(CURDIR)/_build/release/batchnorm-course-student.zip"
@@ -32,10 +32,9 @@ demo: book
 	@echo "Next: read the book, solve exercises/ps1-algorithm in Jupyter ($(BIN)/jupyter lab exercises),"
 	@echo "      or grade your own class: $(BIN)/course grade ps1-algorithm --class DIR"
 
-# Three workers on two cores, because some tests wait for a browser or for code that never ends; one thread each,
-# because with more they wait for each other's threads.
+# One thread for each of two workers: with more, they wait for each other's threads.
 test: book
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 # The book offers the students' zip: building it releases first.
 book: .venv/ready

@@ -109,9 +109,12 @@ def check_release():
     help="The class's folder, with submitted/<student>/<problem set>/ in it; outside the repository.",
 )  # fmt: skip
 @click.option("--again", is_flag=True, help="Grade unchanged submissions again, too.")
-@click.option("--jobs", type=click.IntRange(1), help="Kernels at a time; one per processor without it.")
+@click.option(
+    "--jobs", type=click.IntRange(1), help="Kernels at a time; without it one more than there are processors."
+)
+@click.option("--timeout", type=click.IntRange(1), default=30, show_default=True, help="Seconds a cell may take.")
 @_plainly
-def grade(problem_set, folder, again, jobs):
+def grade(problem_set, folder, again, jobs, timeout):
     """Grade what a class handed in: table here, feedback and gradebook in the class's folder."""
     from course_lib.grading.classroom import Classroom
     from course_lib.grading.record import PERSON
@@ -123,7 +126,7 @@ def grade(problem_set, folder, again, jobs):
     records, fresh_ones = [], 0
     with Progress(*columns, console=errors) as progress:
         task = progress.add_task("grading", total=len(room.submissions()))
-        for student, record, fresh in room.grade(again=again, jobs=jobs):
+        for student, record, fresh in room.grade(again=again, jobs=jobs, timeout=timeout):
             records.append((student, record))
             fresh_ones += fresh
             progress.update(task, advance=1, description=student)

@@ -51,13 +51,14 @@ def write_sources(folder):
         nbformat.write(source_notebook(name), path)
 
 
-def generate_exercises(exercises, build=BUILD, database=None):
+def generate_exercises(exercises, build=BUILD, database=None, names=None):
     """The notebooks students get, by nbgrader, from the source notebooks under `build`.
 
     Args:
         exercises: where they go.
         build: where the source notebooks are.
         database: gradebook to register the assignments in; None takes a fresh one that is thrown away.
+        names: of the problem sets; None takes all.
     """
     with tempfile.TemporaryDirectory() as scratch:
         api = nbgrader_api(
@@ -65,7 +66,7 @@ def generate_exercises(exercises, build=BUILD, database=None):
             source_directory=str(build / SOURCE.relative_to(BUILD)),
             release_directory=str(Path(scratch) / "release"),
         )
-        for name in problem_sets():
+        for name in names or problem_sets():
             with quietly() as log:
                 result = api.generate_assignment(name, force=True, create=True)
             if not result["success"]:

@@ -21,7 +21,7 @@ from nbgrader.api import Gradebook
 from nbgrader.preprocessors import SaveAutoGrades
 from sqlalchemy.exc import SAWarning
 
-from course_lib.authoring.paths import EXERCISES, SOURCE
+from course_lib.authoring.paths import EXERCISES, SOURCE, problem_sets
 from course_lib.authoring.release import generate_exercises, nbgrader_api, quietly, write_sources
 from course_lib.grading.intake import EXCHANGE, LARGEST, skeleton_of
 from course_lib.grading.record import PERSON, Record
@@ -70,12 +70,13 @@ class Classroom:
         real = (folder for folder in folders if folder.is_dir() and not folder.is_symlink())
         return [Submission(folder.parent.name, _files(folder)) for folder in real]
 
-    def grade(self, *, again=False, jobs=None) -> Iterator[tuple[str, Record, bool]]:
+    def grade(self, *, again=False, jobs=None, timeout=30) -> Iterator[tuple[str, Record, bool]]:
         """Grade every submission that is new or has changed.
 
         Args:
             again: grade those that have not changed as well.
-            jobs: how many kernels work at a time; None for one per processor.
+            jobs: how many kernels work at a time; None for one more than there are processors, for some only wait.
+            timeout: seconds a cell of a submission may take.
 
         Raises:
             RuntimeError: a grading process was killed; what is graded is kept.
@@ -87,7 +88,7 @@ class Classroom:
         key = class_key(self.folder)
         writer = _Writer(self)
         # Processes: judging runs known mistakes with the output of its whole process turned away.
-        pool = ProcessPoolExecutor(jobs or os.cpu_count(), mp_context=get_context("spawn"))
+        pool = ProcessPoolExecutor(jobs or (os.cpu_count() or 1) + 1, mp_context=get_context("spawn"))
         try:
             waiting = []
             for submission in self.submissions():
@@ -97,7 +98,7 @@ class Classroom:
                     waiting.append((submission, earlier, None))
                 else:
                     asked = {"assignment": self.assignment, "skeleton": self.skeleton, "name": self.notebook}
-                    future = pool.submit(grade_submission, submission.files, **asked, seed=seed)
+                    future = pool.submit(grade_submission, submission.files, **asked, seed=seed, timeout=timeout)
                     waiting.append((submission, None, future))
             while waiting:
                 submission, record, future = waiting.pop(0)  # and with it the executed notebook
@@ -160,7 +161,11 @@ class _Writer:
             self._api = nbgrader_api(root=self._room.folder)
             write_sources(SOURCE)
             with tempfile.TemporaryDirectory() as scratch:
-                generate_exercises(scratch, database=self._api.coursedir.db_url)
+                database = self._api.coursedir.db_url
+                with Gradebook(database) as gradebook:
+                    known = {assignment.name for assignment in gradebook.assignments}
+                names = [self._room.assignment] if known >= set(problem_sets()) else None
+                generate_exercises(scratch, database=database, names=names)
         return self._api
 
     def _to_gradebook(self, student, record):
