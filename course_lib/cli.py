@@ -101,9 +101,13 @@ def check_release():
 
 @main.command(
     cls=_Examples,
-    examples=["course grade ps1-algorithm --class ~/classes/2027", "course grade ps1-algorithm --class DIR --again"],
+    examples=[
+        "course grade ps1-algorithm --class ~/classes/2027",
+        "course grade ps1-algorithm --class DIR --again",
+        "course grade ps1-algorithm ps2-running-stats --class DIR",
+    ],
 )
-@click.argument("problem_set")
+@click.argument("problem_sets", metavar="PROBLEM_SET...", nargs=-1, required=True)
 @click.option(
     "--class", "folder", required=True, type=click.Path(file_okay=False, path_type=Path),
     help="The class's folder, with submitted/<student>/<problem set>/ in it; outside the repository.",
@@ -114,23 +118,29 @@ def check_release():
 )
 @click.option("--timeout", type=click.IntRange(1), default=30, show_default=True, help="Seconds a cell may take.")
 @_plainly
-def grade(problem_set, folder, again, jobs, timeout):
+def grade(problem_sets, folder, again, jobs, timeout):
     """Grade what a class handed in: table here, feedback and gradebook in the class's folder."""
     from course_lib.grading.classroom import Classroom
-    from course_lib.grading.record import PERSON
 
-    room = Classroom(folder, problem_set)
+    rooms = [Classroom(folder, problem_set) for problem_set in problem_sets]
     errors.print(f"[yellow]{UNJAILED}[/]")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each grading process: there is one per processor already
+    for room in rooms:
+        _grade(room, again=again, jobs=jobs, timeout=timeout)
+
+
+def _grade(room, **options):
+    from course_lib.grading.record import PERSON
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     records, fresh_ones = [], 0
     with Progress(*columns, console=errors) as progress:
         task = progress.add_task("grading", total=len(room.submissions()))
-        for student, record, fresh in room.grade(again=again, jobs=jobs, timeout=timeout):
+        for student, record, fresh in room.grade(**options):
             records.append((student, record))
             fresh_ones += fresh
             progress.update(task, advance=1, description=student)
-    console.print(_table(problem_set, records))
+    console.print(_table(room.assignment, records))
     by_hand = [student for student, record in records if record.status == PERSON]
     console.print(
         f"{len(records)} submissions, {fresh_ones} graded now, {len(records) - fresh_ones} unchanged. "
