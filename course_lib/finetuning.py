@@ -45,7 +45,7 @@ class Always:
         (3, 3)
     """
 
-    def __init__(self, function: Callable, *args):
+    def __init__(self, function: Callable, *args: object):
         self.function, self.args = function, args
 
     def __call__(self, *_, **__):
@@ -297,8 +297,8 @@ class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         expect_number(virtual_batch_size, name="virtual_batch_size", low=1, whole=True)
         expect_number(eps, name="eps")
@@ -444,7 +444,13 @@ class FrozenBatchNorm(nn.Module):
         True
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5, device=None, dtype=None):
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
         expect_number(eps, name="eps")
         self.num_features, self.eps = num_features, eps

@@ -5,7 +5,7 @@
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -211,7 +211,7 @@ def bn_modes(model: nn.Module) -> dict[str, str]:
 
 
 @contextmanager
-def evaluating(model: nn.Module):
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside a `with` block, and afterwards each module's own mode back, also after an exception.
 
     `model.train()` would put every module into training, those too that had been frozen in eval.

@@ -34,7 +34,7 @@ class NumpyMLP:
         True
     """
 
-    def __init__(self, sizes, *, batch_norm=True, scale=1.0, seed=0):
+    def __init__(self, sizes: Sequence[int], *, batch_norm: bool = True, scale: float = 1.0, seed: int = 0):
         rng = np.random.default_rng(seed)
         pairs = list(pairwise(sizes))
         self.batch_norm = batch_norm

@@ -9,7 +9,7 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
 
@@ -74,7 +74,7 @@ class Table(list):
         return f'<table class="table"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
 
 
-def table(rows):
+def table(rows: Iterable[Row]) -> Table:
     """Measure these rows now.
 
     Args:

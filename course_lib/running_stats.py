@@ -254,8 +254,8 @@ class BatchNorm(nn.Module):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         """Registers weight, bias, running_mean, running_var and num_batches_tracked, in this order."""
         super().__init__()

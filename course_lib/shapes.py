@@ -1,14 +1,16 @@
 """What every topic asks of its inputs, with one wording for every error."""
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
 __all__ = ["expect_channelwise", "expect_input", "expect_number", "expect_per_channel", "expect_tensor"]
 
 
-def expect_input(x, channels=None, *, name="x"):
+def expect_input(x: Any, channels: int | None = None, *, name: str = "x") -> int:
     """Number of channels of `x`, after checking that it is a batch of the course's kind.
 
     Args:
@@ -40,7 +42,7 @@ def expect_input(x, channels=None, *, name="x"):
     return x.shape[1]
 
 
-def expect_per_channel(v, channels, *, name):
+def expect_per_channel(v: Any, channels: int, *, name: str) -> np.ndarray:
     """`v` as an array of shape (C,), one value per channel.
 
     Args:
@@ -61,7 +63,7 @@ def expect_per_channel(v, channels, *, name):
     return v
 
 
-def expect_tensor(x, channels=None, *, name="x", ranks=(2, 3, 4, 5)):
+def expect_tensor(x: Any, channels: int | None = None, *, name: str = "x", ranks: Sequence[int] = (2, 3, 4, 5)) -> int:
     """Number of channels of a tensor, after checking that it is a batch of the course's kind.
 
     Args:
@@ -95,7 +97,7 @@ def expect_tensor(x, channels=None, *, name="x", ranks=(2, 3, 4, 5)):
     return x.shape[1]
 
 
-def expect_channelwise(v, x, *, name):
+def expect_channelwise(v: Any, x: Any, *, name: str) -> None:
     """Check that `v` has one value for every channel of `x`, next to it.
 
     Args:
@@ -123,7 +125,7 @@ def expect_channelwise(v, x, *, name):
         raise ValueError(f"expected {name} on x's device, {x.device}, got {v.device}: move one of them with .to")
 
 
-def expect_number(value, *, name, low=0.0, high=math.inf, whole=False):
+def expect_number(value: Any, *, name: str, low: float = 0.0, high: float = math.inf, whole: bool = False) -> None:
     """Check that `value` is a number from `low` to `high`.
 
     Args:

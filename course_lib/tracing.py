@@ -4,8 +4,9 @@ import contextlib
 import copy
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -81,7 +82,7 @@ def trace_layers(model: nn.Module, args: tuple, is_layer: Callable[[nn.Module], 
 
 
 @contextlib.contextmanager
-def reproducible():
+def reproducible() -> Iterator[None]:
     """No gradients, and the same random numbers each time; afterwards the generators go on where they were.
 
     Example:
@@ -96,7 +97,7 @@ def reproducible():
         yield
 
 
-def difference(got, want) -> float:
+def difference(got: Any, want: Any) -> float:
     """Largest difference of two outputs, in units of the largest value in `want`, or of 1 if that is larger.
 
     Values that differ by less than 16 roundings of their dtype do not differ.

@@ -5,6 +5,8 @@ import gc
 import inspect
 import io
 import pickle
+import subprocess
+import sys
 import weakref
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
+import course_lib
 from course_lib.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from tests.devices import DEVICES
 
@@ -318,6 +321,16 @@ def test_a_copy_is_equal_and_independent(ours, torchs, copied):
     torch.testing.assert_close(dict(other.state_dict()), dict(layer.state_dict()), rtol=0, atol=0)
     other(torch.rand(4, 3, *(2,) * (0, 2, 3)[PAIRS.index((ours, torchs))]))
     assert other.num_batches_tracked == 1 and layer.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("layer", [BatchNorm1d, BatchNorm2d, BatchNorm3d])
+def test_the_package_has_it_too(layer):
+    assert getattr(course_lib, layer.__name__) is layer
+
+
+def test_the_package_brings_no_torch_before_a_layer_is_asked_for():
+    code = "import sys, course_lib; assert 'torch' not in sys.modules; from course_lib import BatchNorm1d"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_it_saves_and_loads_as_a_whole():

@@ -111,6 +111,27 @@ def test_every_public_function_of_the_library_shows_an_example(path):
     assert [node.name for node in functions if ">>>" not in (ast.get_docstring(node) or "")] == []
 
 
+#: Beside problem set 1, which takes arrays only, what is not called from outside, and examples of students' layers.
+UNTYPED = {"__init__", "algorithm", "batchnorm_functions", "batchnorm_sums", "cli", "modes_examples", "plugging"}
+TYPED = [path for path in sorted((ROOT / "course_lib").glob("*.py")) if path.stem not in UNTYPED]
+
+
+@pytest.mark.parametrize("path", [*TYPED, ROOT / "course_lib" / "ranks" / "__init__.py"], ids=lambda path: path.stem)
+def test_what_the_library_offers_is_typed(path):
+    untyped = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        methods = node.body if isinstance(node, ast.ClassDef) else []
+        for function in [node, *(method for method in methods if getattr(method, "name", None) == "__init__")]:
+            if isinstance(function, ast.FunctionDef) and not node.name.startswith("_"):
+                given = function.args
+                arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+                named = [one for one in arguments if one is not None and one.arg != "self"]
+                untyped += [f"{node.name}: {one.arg}" for one in named if one.annotation is None]
+                if function.name != "__init__" and function.returns is None:
+                    untyped.append(f"{node.name}: what it returns")
+    assert untyped == []
+
+
 # --- the Makefile ---------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,9 @@ class RankError(RuntimeError):
         unfinished: {rank: where it was}, ranks that were stopped.
     """
 
-    def __init__(self, message, errors=None, unfinished=None):
+    def __init__(
+        self, message: str, errors: dict[int, BaseException] | None = None, unfinished: dict[int, str] | None = None
+    ):
         super().__init__(message)
         self.errors, self.unfinished = errors or {}, unfinished or {}
 
