@@ -36,7 +36,7 @@ demo: book
 test: book
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
 
-# The book offers the students' zip: building it releases first.
+# The book offers the students' zip: where there is none yet, building it releases first.
 book: .venv/ready
 	@$(BIN)/course build
 

@@ -120,13 +120,14 @@ def check_release():
 @_plainly
 def grade(problem_sets, folder, again, jobs, timeout):
     """Grade what a class handed in: table here, feedback and gradebook in the class's folder."""
-    from course_lib.grading.classroom import Classroom
+    from course_lib.grading.classroom import Classroom, graders
 
     rooms = [Classroom(folder, problem_set) for problem_set in problem_sets]
     errors.print(f"[yellow]{UNJAILED}[/]")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each grading process: there is one per processor already
-    for room in rooms:
-        _grade(room, again=again, jobs=jobs, timeout=timeout)
+    with graders(jobs) as pool:
+        for room in rooms:
+            _grade(room, again=again, timeout=timeout, pool=pool)
 
 
 def _grade(room, **options):

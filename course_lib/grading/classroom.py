@@ -28,7 +28,16 @@ from course_lib.grading.record import PERSON, Record
 from course_lib.grading.seeds import class_key, seed_of
 from course_lib.grading.submission import digest_of, grade_submission
 
-__all__ = ["Classroom", "Submission"]
+__all__ = ["Classroom", "Submission", "graders"]
+
+
+def graders(jobs=None):
+    """Processes to grade in: judging runs known mistakes with the output of its whole process turned away.
+
+    Args:
+        jobs: how many kernels work at a time; None for one more than there are processors, for some only wait.
+    """
+    return ProcessPoolExecutor(jobs or (os.cpu_count() or 1) + 1, mp_context=get_context("spawn"))
 
 
 @dataclass(frozen=True)
@@ -70,13 +79,13 @@ class Classroom:
         real = (folder for folder in folders if folder.is_dir() and not folder.is_symlink())
         return [Submission(folder.parent.name, _files(folder)) for folder in real]
 
-    def grade(self, *, again=False, jobs=None, timeout=30) -> Iterator[tuple[str, Record, bool]]:
+    def grade(self, *, again=False, timeout=30, pool=None) -> Iterator[tuple[str, Record, bool]]:
         """Grade every submission that is new or has changed.
 
         Args:
             again: grade those that have not changed as well.
-            jobs: how many kernels work at a time; None for one more than there are processors, for some only wait.
             timeout: seconds a cell of a submission may take.
+            pool: `graders` to work in, which other problem sets may share; None takes some for this call.
 
         Raises:
             RuntimeError: a grading process was killed; what is graded is kept.
@@ -85,12 +94,14 @@ class Classroom:
             (student, record, fresh): fresh is False where an earlier record still holds. A record is on
             disk and in the gradebook before the next is yielded, so an interrupted run resumes.
         """
+        if pool is None:
+            with graders() as pool:
+                yield from self.grade(again=again, timeout=timeout, pool=pool)
+            return
         key = class_key(self.folder)
         writer = _Writer(self)
-        # Processes: judging runs known mistakes with the output of its whole process turned away.
-        pool = ProcessPoolExecutor(jobs or (os.cpu_count() or 1) + 1, mp_context=get_context("spawn"))
+        waiting = []
         try:
-            waiting = []
             for submission in self.submissions():
                 seed = seed_of(key, self.skeleton.metadata.course.release, submission.student)
                 earlier = None if again else writer.earlier(submission.student)
@@ -114,7 +125,9 @@ class Classroom:
                     writer.write(submission, record)
                 yield student, record, future is not None
         finally:
-            pool.shutdown(cancel_futures=True)
+            for *_, future in waiting:
+                if future:
+                    future.cancel()
 
 
 class _Writer:
