@@ -34,7 +34,7 @@ demo: book
 
 # One thread for each of two workers: with more, they wait for each other's threads.
 test: book
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 # The book offers the students' zip: where there is none yet, building it releases first.
 book: .venv/ready

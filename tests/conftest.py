@@ -1,5 +1,10 @@
 """What several test folders share: the release made once, and a Python that has nothing but the student edition."""
 
+import os
+
+# Before torch is there. Tests run side by side, each of them on one thread: more would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import subprocess
 import sys
 import sysconfig

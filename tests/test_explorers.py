@@ -1,4 +1,4 @@
-"""Explorers bring their data into the page unharmed. What the scripts make of them is tested in test_book.py."""
+"""Explorers bring their data into the page unharmed. What the scripts make of it is tested in book/test_sliders.py."""
 
 import json
 from html.parser import HTMLParser

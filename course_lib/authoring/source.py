@@ -20,7 +20,7 @@ from course_lib.authoring.paths import SOLUTIONS
 from course_lib.checks.piece import PROTOCOL, find
 from course_lib.misconceptions import catalogue, edited
 
-__all__ = ["bodies", "exercised", "faulty", "release_id", "source_notebook"]
+__all__ = ["bodies", "exercised", "faulty", "release_id", "source_notebook", "topic_of"]
 
 _RELEASE = "RELEASE_ID"  # stands in solutions where the release id comes in
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -92,14 +92,23 @@ def faulty(problem_set):
     return {piece.name: _with_mistake(piece, mistake) for piece, mistake in found.items()}
 
 
+def topic_of(problem_set):
+    """The topic of a problem set, as its modules are called.
+
+    Example:
+        >>> topic_of("ps2-running-stats")
+        'running_stats'
+    """
+    return problem_set.partition("-")[2].replace("-", "_")
+
+
 def release_id(problem_set):
     """Eight hex digits that change when a problem set, its checks or its hints change.
 
     The notebook, the student's library and the grader compare them.
     """
-    topic = problem_set.partition("-")[2].replace("-", "_")
     digest = hashlib.sha256(str(PROTOCOL).encode())
-    for path in _sources(problem_set, topic):
+    for path in _sources(problem_set, topic_of(problem_set)):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 

@@ -20,7 +20,7 @@ from nbgrader.preprocessors import Execute
 from traitlets import Bool, Float, Integer, Unicode, default
 
 from course_lib.authoring.paths import STUDENT
-from course_lib.authoring.source import release_id
+from course_lib.authoring.source import release_id, topic_of
 from course_lib.checks import GRADING_SECONDS, GRADING_SEED
 from course_lib.checks.expect import unseen_layers
 
@@ -64,8 +64,10 @@ def expect_current(problem_set, release):
 class StudentKernels(KernelSpecManager):
     """Kernel specs whose every kernel is the course's: this Python, the student edition, nothing of the tree."""
 
+    topic = Unicode(help="whose checks are imported before anything of the student's")
+
     def get_kernel_spec(self, kernel_name):
-        files = ["-P", "-s", str(_LAUNCHER), str(STUDENT / "lib"), "-f", "{connection_file}"]
+        files = ["-P", "-s", str(_LAUNCHER), str(STUDENT / "lib"), self.topic, "-f", "{connection_file}"]
         argv = [sys.executable, *files, "--IPKernelApp.log_level=ERROR"]
         return KernelSpec(argv=argv, display_name="course", language="python")
 
@@ -91,6 +93,7 @@ class CourseExecute(Execute):
         skip_after_last_check(nb)
         about = {key: nb.metadata[key] for key in ("course", "kernelspec")}
         expect_current(about["course"]["problem_set"], about["course"]["release"])
+        self._topic = topic_of(about["course"]["problem_set"])
         self._until = time.monotonic() + self.budget * self.timeout
         self._unseen = _unseen(nb, self.seed)
         self._group, self._shown = None, {}
@@ -107,8 +110,9 @@ class CourseExecute(Execute):
         return nb, resources
 
     def create_kernel_manager(self):
+        specs = StudentKernels(topic=self._topic)
         self.km = self.kernel_manager_class(
-            kernel_name=self.kernel_name, config=self.config, kernel_spec_manager=StudentKernels(), **self._channel()
+            kernel_name=self.kernel_name, config=self.config, kernel_spec_manager=specs, **self._channel()
         )
         return self.km
 

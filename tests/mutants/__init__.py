@@ -5,7 +5,8 @@ arguments swapped, a keyword dropped. `equivalent.toml` names those that are sti
 rest nearly all must lose points. Not mutated are texts (docstrings, messages) and manners with wrong inputs that no
 student is graded on: `expect_…(…)`, and `if …: raise …` in the pieces whose contract names no error.
 
-`python -m tests.mutants` runs all of them and writes `table.md`.
+`python -m tests.mutants` runs all of them and writes `table.md`; those that survive are added to `survivors.txt`, and
+from then on every run of the tests includes them.
 """
 
 import ast
@@ -22,7 +23,17 @@ from course_lib.checks.observe import observe
 from course_lib.checks.piece import find, pieces
 from course_lib.misconceptions import reference
 
-__all__ = ["HERE", "LIMIT", "Mutant", "all_mutants", "answers", "equivalent", "is_killed", "mutations"]
+__all__ = [
+    "HERE",
+    "LIMIT",
+    "Mutant",
+    "all_mutants",
+    "answers",
+    "equivalent",
+    "is_killed",
+    "mutations",
+    "past_survivors",
+]
 
 HERE = Path(__file__).parent
 #: Seconds a scenario of a mutant may take; right answers need a small part of it. A time-out counts as killed.
@@ -110,6 +121,11 @@ def equivalent():
         for answer, names in answers.items()
         for name, reason in names.items()
     }
+
+
+def past_survivors():
+    """Titles of the mutants that the checks have missed at some time."""
+    return (HERE / "survivors.txt").read_text(encoding="utf-8").splitlines()
 
 
 def mutations(source, *, guards=True):

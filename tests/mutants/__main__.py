@@ -1,4 +1,7 @@
-"""`python -m tests.mutants [TOPIC ...]`: every mutant, every right answer with 50 seeds; writes `table.md`."""
+"""`python -m tests.mutants [TOPIC ...]`: every mutant, every right answer with 50 seeds.
+
+Writes `table.md`, and into `survivors.txt` whoever survives.
+"""
 
 import platform
 import sys
@@ -12,7 +15,7 @@ import torch
 from course_lib.checks.judge import judge
 from course_lib.checks.observe import observe
 from course_lib.checks.piece import TOPICS, find
-from tests.mutants import HERE, all_mutants, answers, equivalent, is_killed
+from tests.mutants import HERE, all_mutants, answers, equivalent, is_killed, past_survivors
 
 WANTED = 0.97
 _SEEDS = range(50)
@@ -34,6 +37,11 @@ def main(topics):
     dead = {m.title for m, dead in zip(mutants, killed, strict=True) if dead}
     known = {m.title for m in mutants}
     stale = [t for t in still_right if t in dead or (t not in known and t.split(".")[0] in topics)]
+
+    # Those that were killed by a new check stay; those that turned out to be right, or are no mutants any more, go.
+    past = {t for t in past_survivors() if t in known or t.split(".")[0] not in topics} - set(still_right)
+    lines = sorted(past | {m.title for m in survivors})
+    (HERE / "survivors.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     rows = _rows(mutants, killed, still_right)
     if topics == list(TOPICS):

@@ -1,0 +1,143 @@
+"""The built pages in a browser."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from tests.book.pages import CHAPTERS, NAMES, address, opened
+
+VIEWS = {"desktop": (1280, "light"), "dark": (1280, "dark"), "phone": (390, "light")}
+EVERY_PAGE = [*NAMES, "../search", "../genindex"]
+FIRST, *_ = STUDIED = [page.stem for page in CHAPTERS]
+
+
+@pytest.fixture(scope="module")
+def view(request, site, browser):
+    """A page as one of VIEWS shows it, and what it asked for and complained about until it was there.
+
+    It is opened once: `conftest.py` puts the tests that look at one view in a row. They may open answers, move
+    sliders and scroll; who takes parts of the page away comes last.
+    """
+    name, kind = request.param
+    with opened(browser, address(site, name), *VIEWS[kind], until="networkidle") as page:
+        page.kind = kind
+        yield page
+
+
+def viewed(names, *kinds):
+    views = [(name, kind) for name in names for kind in kinds]
+    return pytest.mark.parametrize("view", views, indirect=True, ids="-".join)
+
+
+@viewed(EVERY_PAGE, *VIEWS)
+def test_a_page_opens_offline_and_without_complaint(view, site):
+    assert view.complaints == []
+    assert [url for url in view.requested if not url.startswith((site, "data:", "blob:"))] == []
+
+
+def test_a_page_opens_from_the_disk(built, browser):
+    with opened(browser, (built / "chapters" / f"{FIRST}.html").as_uri(), until="networkidle") as page:
+        assert page.complaints == []
+        assert page.locator("mjx-container").count() > 50
+
+
+@viewed(NAMES, "desktop")
+def test_formulas_are_set(view):
+    formulas = view.locator("article .math").count()
+    assert view.locator("article .math mjx-container").count() == formulas
+    assert view.locator("mjx-merror").count() == 0
+
+
+@viewed(EVERY_PAGE, "desktop", "phone")
+def test_a_page_is_no_wider_than_the_screen(view):
+    assert view.evaluate("document.documentElement.scrollWidth") <= VIEWS[view.kind][0]
+
+
+@viewed(STUDIED, "dark", "phone")
+def test_an_answer_of_the_quiz_opens_by_keyboard(view):
+    for answer in view.locator(".quiz details").all():
+        feedback = answer.locator("p").last
+        assert not feedback.is_visible()
+        answer.locator("summary").focus()
+        view.keyboard.press("Enter")
+        assert feedback.is_visible()
+
+
+@viewed(STUDIED, "phone")
+def test_figures_stay_legible_on_a_phone(view):
+    # Labels are 11 points or so: at this scale still 8 pixels. Wider figures scroll: `classes: wide` under `image:`.
+    scales = view.locator("article figure").evaluate_all(
+        "all => all.map(f => [f.id, f.querySelector('img')]).map(([id, i]) => [id, i.clientWidth / i.naturalWidth])"
+    )
+    assert [figure for figure, scale in scales if scale < 0.55] == []
+
+
+@viewed(STUDIED, "dark")
+def test_figures_have_a_white_ground_in_the_dark_theme(view):
+    grounds = view.locator("article figure img").evaluate_all(
+        "all => all.map(i => getComputedStyle(i).backgroundColor)"
+    )
+    assert set(grounds) == {"rgb(255, 255, 255)"}
+
+
+@viewed(["intro", *STUDIED], "desktop", "phone")
+def test_a_figure_that_scrolls_can_be_scrolled_by_keyboard(view):
+    for frame in view.locator("article figure").all():
+        scrolls = frame.evaluate("frame => frame.scrollWidth > frame.clientWidth")
+        assert frame.evaluate("frame => frame.tabIndex") == (0 if scrolls else -1)
+        if scrolls:
+            frame.focus()
+            view.keyboard.press("ArrowRight")
+            view.wait_for_function("frame => frame.scrollLeft > 0", arg=frame.element_handle())
+
+
+# --- an audit by axe-core: contrast, names, roles, headings, landmarks, focus
+
+#: The light page gets every rule; the others those whose outcome depends on colours, or on the width of the screen.
+RULES = {
+    "desktop": None,
+    "dark": ["color-contrast", "link-in-text-block"],
+    "phone": ["scrollable-region-focusable", "target-size"],
+}
+
+
+#: Thousands of words of code have a few colours between them: one word of each says what there is to say.
+ONE_OF_EACH_COLOUR = """() => {
+    const seen = new Set();
+    for (const word of document.querySelectorAll(".highlight span[class]")) {
+        const key = [word.className, word.closest(".cell_input, .cell_output")?.className].join(" in ");
+        if (seen.has(key)) word.replaceWith(...word.childNodes);
+        seen.add(key);
+    }
+}"""
+
+
+def barriers(page):
+    """Findings that are not minor: rule → the places. Answers of the quiz are opened before."""
+    page.evaluate("document.querySelectorAll('details').forEach(answer => answer.open = true)")
+    page.evaluate(ONE_OF_EACH_COLOUR)
+    page.wait_for_timeout(400)  # the theme makes frames that scroll focusable a little later
+    rules = RULES[page.kind]
+    options = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
+    found = Axe().run(page, options=options).response["violations"]
+    return {rule["id"]: [node["target"] for node in rule["nodes"]] for rule in found if rule["impact"] != "minor"}
+
+
+@viewed(EVERY_PAGE, *VIEWS)
+def test_an_audit_finds_no_barrier(view):
+    assert barriers(view) == {}
+
+
+BARRIERS = {
+    "image-alt": ("desktop", "article => article.append(document.createElement('img'))"),
+    "label": ("desktop", "article => article.append(document.createElement('input'))"),
+    "color-contrast": ("dark", "article => article.querySelector('p').style.color = '#333'"),
+    "scrollable-region-focusable": ("phone", "article => article.querySelector('figure').removeAttribute('tabindex')"),
+}
+
+
+@pytest.mark.parametrize(
+    "view, rule", [(("intro", kind), rule) for rule, (kind, _) in BARRIERS.items()], indirect=["view"], ids=str
+)
+def test_the_audit_would_find_a_barrier(view, rule):
+    view.locator("article").evaluate(BARRIERS[rule][1])
+    assert rule in barriers(view)

@@ -1,0 +1,132 @@
+"""The built pages, without a browser: whole, linked, and without a graded function."""
+
+import ast
+import inspect
+import itertools
+import re
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+import course_lib
+from course_lib import algorithm
+from course_lib.checks.piece import TOPICS
+from course_lib.checks.release import link_to
+from course_lib.misconceptions import catalogue
+from tests.book.pages import CHAPTERS, NAMES, ROOT, by_page, parsed, soup
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_image_has_a_description(built, name):
+    for image in soup(built, name).select("article img"):
+        assert len(image.get("alt", "")) > 20, image.get("src")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_headings_descend_one_level_at_a_time(built, name):
+    levels = [int(tag.name[1]) for tag in soup(built, name).select("article :is(h1, h2, h3, h4, h5, h6)")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_directive_was_left_unread(built, name):
+    article = BeautifulSoup(str(soup(built, name).select_one("article")), "html.parser")
+    for code in article.select("pre, code"):
+        code.decompose()
+    assert not re.search(r"```\{|:::|\{cite|\{download", article.get_text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_cell_shows_an_error_or_a_warning(built, name):
+    assert not soup(built, name).select(".output.traceback, .output.error, .output.stderr")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_inside_the_book_leads_somewhere(built, name):
+    page = built / "chapters" / f"{name}.html"
+    for link in soup(built, name).select("a[href]"):
+        parts = urlsplit(link["href"])
+        if parts.scheme or link["href"] == "#":
+            continue
+        target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+        assert target.is_file(), link["href"]
+        if parts.fragment and target.suffix == ".html":
+            assert parsed(target).find(id=unquote(parts.fragment)), link["href"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_says_nothing_about_the_machine_that_built_it(built, name):
+    text = (built / "chapters" / f"{name}.html").read_text(encoding="utf-8")
+    assert str(ROOT) not in text
+    assert sys.prefix not in text
+    assert str(Path(course_lib.__file__).parent) not in text
+
+
+@pytest.mark.parametrize("name", ["intro", *(page.stem for page in CHAPTERS)])
+def test_the_exercises_can_be_downloaded(built, name):
+    [link] = soup(built, name).select("a.download")
+    assert link["href"].endswith("batchnorm-course-student.zip")
+
+
+@pytest.mark.parametrize("read", sorted({mistake.read for topic in TOPICS for mistake in catalogue(topic)}))
+def test_a_hint_links_to_a_heading_of_the_built_book(built, read):
+    address, _, anchor = link_to(read, built.as_posix()).partition("#")
+    page = parsed(Path(address))
+    # Sphinx puts the id on the section, or on an empty span before it where another section took it.
+    section = (
+        page.find(id=anchor).find_parent("section") if page.find(id=anchor).name == "span" else page.find(id=anchor)
+    )
+    heading = section.find(re.compile("h[1-4]")).get_text().replace("’", "'")  # Sphinx sets apostrophes
+    assert re.search("«(.*)»", read)[1] in heading
+
+
+# --- no page shows a graded function
+
+
+def statements(code):
+    """Every statement of the code that says something, with its variables renamed in order of appearance."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:  # printed output, a docstring's example
+        return set()
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AugAssign | ast.Return) and sum(1 for _ in ast.walk(node)) > 9:
+            names = {}
+            copy = ast.parse(ast.unparse(node)).body[0]
+            for name in (n for n in ast.walk(copy) if isinstance(n, ast.Name)):
+                if name.id not in ("np", "torch"):
+                    name.id = names.setdefault(name.id, f"v{len(names)}")
+            found.add(ast.dump(copy))
+    return found
+
+
+def share_shown(function, code):
+    """How much of a function's statements stands in the code."""
+    wanted = statements(inspect.getsource(function))
+    return len(wanted & statements(code)) / len(wanted)
+
+
+GRADED = [getattr(algorithm, name) for name in algorithm.__all__]
+
+
+@pytest.mark.parametrize("function", GRADED, ids=lambda function: function.__name__)
+@by_page
+def test_no_page_shows_a_graded_function(built, page, function):
+    code = "\n".join(
+        block.get_text()
+        for block in soup(built, page.stem).select("div.highlight pre")
+        if statements(block.get_text()) or "def " in block.get_text()
+    )
+    assert share_shown(function, code) < 0.5
+
+
+@pytest.mark.parametrize("function", GRADED, ids=lambda function: function.__name__)
+def test_a_shown_function_would_be_noticed(function):
+    source = inspect.getsource(function).replace("channels", "c").replace("mean", "mu")
+    assert share_shown(function, source) > 0.5
