@@ -4,6 +4,7 @@ import functools
 import http.server
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,8 @@ from tests.book.pages import HTML
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     """Tests that look at the same view of a page run in a row, in the order of their file."""
-    places = [i for i, item in enumerate(items) if "view" in getattr(item, "fixturenames", ())]
+    here = Path(__file__).parent
+    places = [i for i, item in enumerate(items) if item.path.parent == here and "view" in item.fixturenames]
     ordered = sorted((items[i] for i in places), key=lambda item: item.callspec.params["view"])
     for i, item in zip(places, ordered, strict=True):
         items[i] = item
