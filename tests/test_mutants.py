@@ -14,7 +14,7 @@ PAST = [title for title in past_survivors() if title in MUTANTS and title not in
 
 def changed(source):
     """{name: the one line that `def f(x): …` consists of, changed}."""
-    return {name: text.splitlines()[-1].strip() for name, text in mutations(f"def f(x):\n    {source}\n")}
+    return {name: text().splitlines()[-1].strip() for name, text in mutations(f"def f(x):\n    {source}\n")}
 
 
 @pytest.mark.parametrize(

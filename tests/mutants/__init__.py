@@ -10,12 +10,15 @@ from then on every run of the tests includes them.
 """
 
 import ast
-import copy
 import importlib
 import inspect
+import pickle
 import tomllib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from course_lib.checks.judge import judge
@@ -64,13 +67,13 @@ class Mutant:
         piece: for example `"algorithm.batch_stats"`.
         answer: `"reference"`, or the style of another right answer.
         name: what was changed into what, and which of several equal places it is.
-        source: of the changed function or class.
+        source: makes the source of the changed function or class.
     """
 
     piece: str
     answer: str
     name: str
-    source: str
+    source: Callable
 
     @property
     def title(self):
@@ -80,7 +83,7 @@ class Mutant:
         """The mutant, ready to be observed."""
         *others, right = _together(_answers(self.piece)[self.answer])
         namespace = dict(vars(inspect.getmodule(right)))
-        exec(compile(self.source, f"<{self.title}>", "exec"), namespace)
+        exec(compile(self.source(), f"<{self.title}>", "exec"), namespace)
         return (*others, namespace[right.__name__]) if others else namespace[right.__name__]
 
 
@@ -136,18 +139,28 @@ def mutations(source, *, guards=True):
         guards: change `if …: raise …` as well.
 
     Yields:
-        (name, source): the name says what became what, with a number where the same change is possible twice.
+        (name, function that makes the source): the name says what became what, with a number where the same change is
+        possible twice.
     """
     tree = ast.parse(source)
-    seen = Counter()
-    for number, (node, change) in enumerate(_changes(tree, guards)):
-        mutated = copy.deepcopy(tree)
-        node, change = list(_changes(mutated, guards))[number]
-        before = _text(node)
-        change()
-        name = f"{before} → {_text(node)}"
-        seen[name] += 1
-        yield f"{name} #{seen[name]}", ast.unparse(ast.fix_missing_locations(mutated))
+    kept, seen = pickle.dumps(tree), Counter()
+    for number in range(sum(1 for _ in _changes(tree, guards))):
+        before, after, _ = _changed(kept, guards, number)
+        seen[before, after] += 1
+        yield f"{before} → {after} #{seen[before, after]}", partial(_source_of, kept, guards, number)
+
+
+def _source_of(kept, guards, number):
+    return ast.unparse(ast.fix_missing_locations(_changed(kept, guards, number)[-1]))
+
+
+def _changed(kept, guards, number):
+    """(text before, text after, whole tree) of one change in a pickled tree, which is copied faster than others."""
+    tree = pickle.loads(kept)
+    node, change = next(islice(_changes(tree, guards), number, None))
+    before = _text(node)
+    change()
+    return before, _text(node), tree
 
 
 def _changes(tree, guards):
