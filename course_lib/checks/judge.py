@@ -14,7 +14,7 @@ from course_lib.checks.observe import decode, stem
 from course_lib.checks.text import plain
 from course_lib.checks.verdict import Row, Verdict
 
-__all__ = ["distance", "judge", "tolerance"]
+__all__ = ["distance", "judge", "passes", "tolerance"]
 
 #: Units in the last place, of the largest expected value, that an honest computation may lose. In a short dtype
 #: only the result is rounded, and perhaps scale and shift: statistics are asked for in float32.
@@ -40,12 +40,7 @@ def judge(piece, bundle, seed):
     Raises:
         ValueError: this edition of the library has no expectations for the seed.
     """
-    wanted = expectation(piece, seed)
-    given = bundle.get("scenarios") if isinstance(bundle, dict) else None
-    given = given if isinstance(given, dict) else {}
-    given = {s.name: _as_entry(given.get(s.name)) for s in piece.scenarios}
-
-    _check_inputs(piece, wanted, given)
+    wanted, given = _compared(piece, bundle, seed)
     unfinished = _not_implemented(piece, given)
     if unfinished:
         return Verdict(piece.name, tuple(Row(g.title, 0, g.points, unfinished) for g in piece.groups))
@@ -61,6 +56,22 @@ def judge(piece, bundle, seed):
         known = {"hint": mistake.hint, "read": mistake.read, "misconception": mistake.name} if mistake else {}
         rows.append(Row(group.title, 0, group.points, *problems[group.title], **known))
     return Verdict(piece.name, tuple(rows), _notes(given))
+
+
+def passes(piece, bundle, seed):
+    """Whether `judge` would give full marks, without a look for known mistakes."""
+    wanted, given = _compared(piece, bundle, seed)
+    return not any(_problem_of_group(group, wanted.truth, given) for group in piece.groups)
+
+
+def _compared(piece, bundle, seed):
+    """(the expectation, the scenarios of a bundle in the form that `observe` gives them)."""
+    wanted = expectation(piece, seed)
+    given = bundle.get("scenarios") if isinstance(bundle, dict) else None
+    given = given if isinstance(given, dict) else {}
+    given = {s.name: _as_entry(given.get(s.name)) for s in piece.scenarios}
+    _check_inputs(piece, wanted, given)
+    return wanted, given
 
 
 def tolerance(scenario, name, want):

@@ -52,6 +52,7 @@ def test_the_reference_has_full_marks(piece, through_json):
 
 
 @every_piece
+@pytest.mark.usefixtures("without_mistakes")
 def test_points_of_a_verdict_are_those_of_the_piece(piece):
     verdict = judged(piece, lambda *args, **kwargs: None)
     assert verdict.points == 0 and verdict.max_points == piece.max_points

@@ -10,6 +10,7 @@ from then on every run of the tests includes them.
 """
 
 import ast
+import copy
 import importlib
 import inspect
 import pickle
@@ -21,7 +22,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from course_lib.checks.judge import judge
+from course_lib.checks.judge import passes
 from course_lib.checks.observe import observe
 from course_lib.checks.piece import find, pieces
 from course_lib.misconceptions import reference
@@ -112,7 +113,7 @@ def is_killed(mutant):
     except Exception:  # changed so that it cannot even be defined
         return True
     seeds = _SEEDS.get(piece.name, (0,))
-    return not all(judge(piece, observe(piece, impl, seed, limit=LIMIT), seed).passed for seed in seeds)
+    return not all(passes(piece, observe(piece, impl, seed, limit=LIMIT), seed) for seed in seeds)
 
 
 def equivalent():
@@ -144,49 +145,47 @@ def mutations(source, *, guards=True):
     """
     tree = ast.parse(source)
     kept, seen = pickle.dumps(tree), Counter()
-    for number in range(sum(1 for _ in _changes(tree, guards))):
-        before, after, _ = _changed(kept, guards, number)
-        seen[before, after] += 1
-        yield f"{before} → {after} #{seen[before, after]}", partial(_source_of, kept, guards, number)
-
-
-def _source_of(kept, guards, number):
-    return ast.unparse(ast.fix_missing_locations(_changed(kept, guards, number)[-1]))
-
-
-def _changed(kept, guards, number):
-    """(text before, text after, whole tree) of one change in a pickled tree, which is copied faster than others."""
-    tree = pickle.loads(kept)
-    node, change = next(islice(_changes(tree, guards), number, None))
-    before = _text(node)
-    change()
-    return before, _text(node), tree
-
-
-def _changes(tree, guards):
-    """(node, function that changes it in place) of everything that can be changed, in order."""
+    number = {id(node): i for i, node in enumerate(ast.walk(tree))}
     for node in _mutable(tree, guards):
-        if isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in _BINARY:
-            yield node, lambda node=node: setattr(node, "op", _BINARY[type(node.op)]())
-        elif isinstance(node, ast.Compare):
-            for i, op in enumerate(node.ops):
-                if type(op) in _COMPARED:
-                    yield node, lambda node=node, i=i: node.ops.__setitem__(i, _COMPARED[type(node.ops[i])]())
-        elif isinstance(node, ast.BoolOp):
-            other = ast.Or if isinstance(node.op, ast.And) else ast.And
-            yield node, lambda node=node, other=other: setattr(node, "op", other())
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
-            yield node, lambda node=node: _take_off_sign(node)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
-            for value in _other_constants(node.value):
-                yield node, lambda node=node, value=value: setattr(node, "value", value)
-        if isinstance(node, ast.Call):
-            if len(node.args) > 1 and not any(isinstance(arg, ast.Starred) for arg in node.args[:2]):
-                yield node, lambda node=node: node.args.__setitem__(slice(0, 2), node.args[1::-1])
-            for i in range(len(node.keywords)):
-                yield node, lambda node=node, i=i: node.keywords.pop(i)
-        if isinstance(node, ast.stmt) and not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Pass):
-            yield node, lambda node=node: _leave_out(node)
+        for which in range(len(_changes(node))):
+            mutated = copy.deepcopy(node)
+            _changes(mutated)[which]()
+            name = f"{_text(node)} → {_text(mutated)}"
+            seen[name] += 1
+            yield f"{name} #{seen[name]}", partial(_source_of, kept, number[id(node)], which)
+
+
+def _source_of(kept, number, which):
+    """Source with one change of one node: of a pickled tree, in the order of `ast.walk`."""
+    tree = pickle.loads(kept)
+    _changes(next(islice(ast.walk(tree), number, None)))[which]()
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def _changes(node):
+    """Functions that change a node in place, one for each thing that can be changed about it."""
+    changes = []
+    if isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in _BINARY:
+        changes.append(lambda: setattr(node, "op", _BINARY[type(node.op)]()))
+    elif isinstance(node, ast.Compare):
+        changes += [
+            lambda i=i: node.ops.__setitem__(i, _COMPARED[type(node.ops[i])]())
+            for i, op in enumerate(node.ops)
+            if type(op) in _COMPARED
+        ]
+    elif isinstance(node, ast.BoolOp):
+        changes.append(lambda: setattr(node, "op", ast.Or() if isinstance(node.op, ast.And) else ast.And()))
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
+        changes.append(lambda: _take_off_sign(node))
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+        changes += [lambda value=value: setattr(node, "value", value) for value in _other_constants(node.value)]
+    if isinstance(node, ast.Call):
+        if len(node.args) > 1 and not any(isinstance(arg, ast.Starred) for arg in node.args[:2]):
+            changes.append(lambda: node.args.__setitem__(slice(0, 2), node.args[1::-1]))
+        changes += [lambda i=i: node.keywords.pop(i) for i in range(len(node.keywords))]
+    if isinstance(node, ast.stmt) and not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Pass):
+        changes.append(lambda: _leave_out(node))
+    return changes
 
 
 def _take_off_sign(node):
