@@ -101,7 +101,7 @@ class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
     mean and unbiased variance; `momentum=None` makes them the average over all batches.
 
     Args:
-        num_features: C.
+        num_features: the number of channels C.
         eps: added to the variance, in units of x²; positive in training.
         momentum: weight of the new value, or None.
         affine: whether there are weight and bias, both (C,).

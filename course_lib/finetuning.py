@@ -264,7 +264,7 @@ class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
     and state dict are BatchNorm's too. An empty batch comes out empty and changes nothing.
 
     Args:
-        num_features: C.
+        num_features: the number of channels C.
         virtual_batch_size: samples per virtual batch, at least 1.
         eps: added to the variance, in units of x²; not negative.
         momentum: weight of the new value; None averages over all virtual batches.
@@ -430,7 +430,7 @@ class FrozenBatchNorm(nn.Module):
     model; unlike after `freeze_batchnorm` there is no way back.
 
     Args:
-        num_features: C.
+        num_features: the number of channels C.
         eps: added to the variance, in units of x²; not negative.
         device, dtype: of the buffers.
 

@@ -322,7 +322,7 @@ class clinic_plain_buffers(nn.Module):  # a cell of a problem set, named like th
     it sees the new values.
 
     Args:
-        num_features: C.
+        num_features: the number of channels C.
         momentum: weight of the new value, 0 to 1.
 
     Raises:
