@@ -32,7 +32,7 @@ demo: book
 	@echo "Next: read the book, solve exercises/ps1-algorithm in Jupyter ($(BIN)/jupyter lab exercises),"
 	@echo "      or grade your own class: $(BIN)/course grade ps1-algorithm --class DIR"
 
-# One thread for each of two workers: with more, they wait for each other's threads.
+# Two workers; tests/conftest.py gives each of them one thread.
 test: book
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -q
 

@@ -42,18 +42,11 @@ class Mistake:
 
 
 class _Observations(Mapping):
-    """The observations of a mistake, {scenario: entry}. Each is made when somebody looks: most are never needed.
-
-    Attributes:
-        native: scenario → entry in the case's own dtype, as a student's bundle would have it.
-    """
+    """The observations of a mistake, {scenario: entry}. Each is made when somebody looks: most are never needed."""
 
     def __init__(self, piece, impl, seed):
         self._names = list(dict.fromkeys(scenario.name for scenario in piece.scenarios))
-        self.native = functools.cache(lambda name: observe(piece, impl, seed, only=name)["scenarios"][name])
-        self._entry = functools.cache(
-            lambda name: _exact(piece, impl, seed, {name: self.native(name)}, rounds=True, only=name)[name]
-        )
+        self._entry = functools.cache(lambda name: _truth(piece, impl, seed, rounds=True, only=name)[name])
 
     def __getitem__(self, name):
         return self._entry(name)
@@ -84,8 +77,7 @@ def expectation(piece, seed):
         from course_lib import misconceptions
     except ImportError:
         return _shipped(piece, seed)
-    right = misconceptions.reference(piece.name)
-    truth = _exact(piece, right, seed, observe(piece, right, seed)["scenarios"])
+    truth = _truth(piece, misconceptions.reference(piece.name), seed)
     mistakes = (
         Mistake(m.name, m.hint, m.read, lambda m=m: _Observations(piece, m.implementation(), seed))
         for m in misconceptions.catalogue(piece.topic)
@@ -94,24 +86,24 @@ def expectation(piece, seed):
     return Expectation(truth, tuple(mistakes))
 
 
-def _exact(piece, impl, seed, native, *, rounds=False, only=None):
-    """Observations with the facts of the case's own dtype and values as in exact arithmetic.
+def _truth(piece, impl, seed, *, rounds=False, only=None):
+    """Facts as in the case's own dtype, values as in exact arithmetic.
 
     A mistake about rounding is none in exact arithmetic: with `rounds`, scenarios about rounding keep the
     values of the case's own dtype.
     """
-    if not any("array" in value for entry in native.values() for value in entry["seen"].values()):
+    native = observe(piece, impl, seed, only=only)["scenarios"]
+    if not any("array" in entry for scenario in native.values() for entry in scenario["seen"].values()):
         return native
-    exact = {name: {**entry, "seen": dict(entry["seen"])} for name, entry in native.items()}
     lifted = observe(piece, impl, seed, lift=True, only=only)["scenarios"]
     for scenario in piece.scenarios:
         if scenario.name not in native or (rounds and scenario.rounding):
             continue
-        for name, value in native[scenario.name]["seen"].items():
-            found = lifted[scenario.name]["seen"].get(name, {})
-            if "array" in value and found.get("shape") == value["shape"]:
-                exact[scenario.name]["seen"][name] = {**value, "array": found["array"]}
-    return exact
+        for name, entry in native[scenario.name]["seen"].items():
+            exact = lifted[scenario.name]["seen"].get(name, {})
+            if "array" in entry and exact.get("shape") == entry["shape"]:
+                entry["array"] = exact["array"]
+    return native
 
 
 def unseen_layers(seed):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from course_lib.checks.expect import Expectation, expectation
-from course_lib.checks.judge import distance, judge, tolerance
+from course_lib.checks.judge import distance, judge, passes, tolerance
 from course_lib.checks.observe import encode, observe
 from course_lib.checks.piece import Scenario, find, pieces
 from course_lib.misconceptions import edit, reference
@@ -49,6 +49,7 @@ def without_mistakes(monkeypatch):
 def test_the_reference_has_full_marks(piece, through_json):
     verdict = judge(piece, through_json(right_bundle(piece)), 0)
     assert verdict.passed and verdict.points == piece.max_points and verdict.notes == ()
+    assert passes(piece, right_bundle(piece), 0)
 
 
 @every_piece
@@ -68,6 +69,7 @@ def test_a_group_scores_only_if_all_its_observations_are_right(piece, scenario, 
     bundle = right_bundle(piece)
     del bundle["scenarios"][scenario]["seen"][name]
     lost = {row.title for row in judge(piece, bundle, 0).rows if not row.passed}
+    assert passes(piece, bundle, 0) == (not lost)
     want = expectation(piece, 0).truth[scenario]["seen"][name]
     theirs = [[s for s in group.scenarios if s.name == scenario and s.concerns(name, want)] for group in piece.groups]
     assert lost == {group.title for group, concerned in zip(piece.groups, theirs, strict=True) if concerned}
