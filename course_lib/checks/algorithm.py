@@ -32,10 +32,17 @@ def _shuffled(case):
     return order
 
 
-def _other_rank(case):
-    """(N, C, L) or (N, C, D, H, W)."""
-    shape = case.choice([(3, 4, 5), (2, 3, 2, 4, 3)])
-    return case.draw(shape, case.uniform(-3, 3, (shape[1],) + (1,) * (len(shape) - 2)), 2.0)
+def _other_ranks(case):
+    """{what it is: array}: (N, C, L) and (N, C, D, H, W)."""
+    return {
+        words: case.draw(shape, case.uniform(-3, 3, (shape[1],) + (1,) * (len(shape) - 2)), 2.0)
+        for words, shape in (("sequences", (3, 4, 5)), ("volumes", (2, 3, 2, 4, 3)))
+    }
+
+
+def _each(found):
+    """{what of which: value} of {which: {what: value}}."""
+    return {f"{name} of {words}": value for words, result in found.items() for name, value in result.items()}
 
 
 def _far_table(case):
@@ -83,7 +90,7 @@ def stats_of_maps(impl, case):
 
 @maps.scenario()
 def stats_of_other_ranks(impl, case):
-    return _stats(impl, case.given(_other_rank(case), "x"))
+    return _each({words: _stats(impl, case.given(x, words)) for words, x in _other_ranks(case).items()})
 
 
 @maps.scenario()
@@ -97,8 +104,8 @@ def stats_of_one_image(impl, case):
 def stats_of_two_values(impl, case):
     # As few as can be.
     c = case.integer(2, 5)
-    shape = case.choice([(2, c), (1, c, 2), (2, c, 1, 1)])
-    return _stats(impl, case.array(shape, mean=case.uniform(-3, 3), std=2.0))
+    inputs = (case.array(shape, case.uniform(-3, 3), 2.0) for shape in ((2, c), (1, c, 2), (2, c, 1, 1)))
+    return _each({f"an input of shape {x.shape}": _stats(impl, x) for x in inputs})
 
 
 far = stats.group("accurate when the mean is large (float32, mean 1e4, std about 1)", points=1)
@@ -119,15 +126,15 @@ contract = stats.group("same dtype out, input untouched, too few values refused"
 
 @contract.scenario(dtypes=("float32",))
 def stats_keep_float32(impl, case):
-    result = _stats(impl, case.given(_table(case), "x"))
+    result = named(impl(x=case.given(_table(case), "x")), "mean", "var")
     return {**_in_dtype_of(case, {"mean": result["mean"]}), **_dtypes(result), "inputs changed": case.changed()}
 
 
 @contract.scenario()
 def stats_need_two_values(impl, case):
     c = case.integer(2, 5)
-    shape = case.choice([(1, c), (1, c, 1, 1), (1, c, 1)])
-    return {f"error for an input of shape {shape}": raised(impl, case.array(shape))}
+    shapes = ((1, c), (1, c, 1), (1, c, 1, 1), (0, c))
+    return {f"error for an input of shape {shape}": raised(impl, case.array(shape)) for shape in shapes}
 
 
 # --- batch_norm_forward -----------------------------------------------------------------------------------------
@@ -139,7 +146,7 @@ def _forward(impl, case, x, scales=(0.5, 2), shifts=(-2, 2), **eps):
     """y and the three parts of the cache, for random gamma and beta between these limits."""
     c = x.shape[1]
     gamma, beta = case.given(case.uniform(*scales, c), "gamma"), case.given(case.uniform(*shifts, c), "beta")
-    result = named(impl(case.given(x, "x"), gamma, beta, **eps), "y", "cache")
+    result = named(impl(case.given(x, "x"), gamma=gamma, beta=beta, **eps), "y", "cache")
     return result["y"], result["cache"]
 
 
@@ -161,8 +168,7 @@ def forward_of_maps(impl, case):
 @output.scenario()
 def forward_with_default_eps(impl, case):
     # So small a spread that the default eps shows.
-    y, _ = _forward(impl, case, 0.005 * _other_rank(case))
-    return {"y": y}
+    return {f"y of {words}": _forward(impl, case, 0.005 * x)[0] for words, x in _other_ranks(case).items()}
 
 
 cached = forward.group("cache = (x_hat, gamma, invstd)", points=1)
@@ -212,7 +218,7 @@ def _backward(impl, case, x):
     cache = (case.given(x_hat, "x_hat"), gamma, case.given(invstd.ravel(), "invstd"))
     # A mean that is not zero, and a slope along x_hat: both coupling terms matter.
     dy = case.given(case.draw(x.shape, 1.0) + 0.7 * x_hat, "dy")
-    return named(impl(dy, cache), "dx", "dgamma", "dbeta")
+    return named(impl(dy, cache=cache), "dx", "dgamma", "dbeta")
 
 
 through = backward.group("dx of tables and maps", points=1.5)
@@ -230,7 +236,7 @@ def backward_of_maps(impl, case):
 
 @through.scenario()
 def backward_of_other_ranks(impl, case):
-    return {"dx": _backward(impl, case, _other_rank(case))["dx"]}
+    return {f"dx of {words}": _backward(impl, case, x)["dx"] for words, x in _other_ranks(case).items()}
 
 
 parameters = backward.group("dgamma and dbeta", points=1)
@@ -246,6 +252,12 @@ def parameter_gradients_of_table(impl, case):
 def parameter_gradients_of_maps(impl, case):
     result = _backward(impl, case, _maps(case))
     return {"dgamma": result["dgamma"], "dbeta": result["dbeta"]}
+
+
+@parameters.scenario()
+def parameter_gradients_of_other_ranks(impl, case):
+    found = {words: _backward(impl, case, x) for words, x in _other_ranks(case).items()}
+    return _each({words: {name: result[name] for name in ("dgamma", "dbeta")} for words, result in found.items()})
 
 
 contract = backward.group("same dtype out, inputs untouched", points=0.5)
@@ -266,7 +278,7 @@ identity = Piece("algorithm.recover_identity", call="recover_identity(mean, var,
 def _identity(impl, case, scale, **eps):
     c = case.integer(2, 5)
     mean, var = case.array((c,), std=2.0, name="mean"), case.given(scale * case.uniform(0.5, 4, c), "var")
-    result = named(impl(mean, var, **eps), "gamma", "beta")
+    result = named(impl(mean, var=var, **eps), "gamma", "beta")
     return {**result, "inputs changed": case.changed()}
 
 

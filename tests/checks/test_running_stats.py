@@ -11,6 +11,26 @@ from tests.right_answers.running_stats import RIGHT
 
 TOPIC = "running_stats"
 _VAR_IN = "running_var.mul_(1 - momentum).add_(momentum * var)"
+# Places in the layer that clauses break.
+_MEAN_IN = "self.running_mean.mul_(1 - momentum).add_(momentum * mean)"
+_LAYER_VAR_IN = "self.running_var.mul_(1 - momentum).add_(momentum * unbiased)"
+_UNBIASED = "unbiased = var.flatten() * (n / (n - 1))"
+_BATCH_VAR = "var = centred.square().mean(axes, keepdim=True)"
+_CENTRED = "centred = shifted - offset"
+_CENTRED_IN_EVAL = "centred = wide - self.running_mean.view(per_channel)"
+_ROOT = "y = centred * (var + self.eps).rsqrt()"
+_CLIPPED = "y = (centred * (var + self.eps).rsqrt()).clamp(min=0.0 if {} else -1e9)"
+_SCALED = "if self.weight is not None:"
+_SHIFTED = "if self.bias is not None:"
+_SHIFT = "y = y + self.bias.view(per_channel)"
+_RESULT = "return y.to(x.dtype)"
+_DEF_EXTRA = "    def extra_repr"
+_RESET_BY_TO = """    def _apply(self, fn, *args, **kwargs):
+        moved = super()._apply(fn, *args, **kwargs)
+        moved.weight.data = moved.weight.data.to(torch.bfloat16).to(moved.weight.dtype)
+        return moved
+
+"""
 CLAUSES = [
     ("update_running_stats", "momentum weighs the new value", "update_by_table: running_mean", "momentum_on_the_old"),
     ("update_running_stats", "the unbiased variance", "update_by_table: running_var", "biased_variance"),
@@ -21,6 +41,18 @@ CLAUSES = [
     ("update_running_stats", "two values per channel are enough", "update_by_two_values", [("n == 1", "n <= 2")]),
     ("update_running_stats", "any rank: sequences", "update_by_sequences", "tables_and_images_only"),
     ("update_running_stats", "any rank: volumes", "update_by_volumes", "tables_and_images_only"),
+    (
+        "update_running_stats",
+        "the variance at any rank",
+        "update_by_volumes: what came into running_var, as shares of its sum",
+        [(_VAR_IN, f"{_VAR_IN[:-1]} if x.dim() < 5 else var.mean())")],
+    ),
+    (
+        "update_running_stats",
+        "a network's output moves them too",
+        "update_by_output_of_a_network: running_mean",
+        [("if n == 0:", "if n == 0 or x.requires_grad:")],
+    ),
     (
         "update_running_stats",
         "no autograd history",
@@ -39,7 +71,33 @@ CLAUSES = [
         "update_by_output_of_a_network: inputs changed",
         "input_centred_in_place",
     ),
-    ("update_running_stats", "float32 statistics of half input", "update_by_half_input", "half_statistics"),
+    (
+        "update_running_stats",
+        "float32 statistics of half input",
+        "update_by_half_input: running_mean after bfloat16",
+        "half_statistics",
+    ),
+    (
+        "update_running_stats",
+        "the variance of half input",
+        "update_by_half_input: running_var after float16",
+        [(_VAR_IN, f"{_VAR_IN[:-1]} if x.dtype != torch.float16 else 1)")],
+    ),
+    *(
+        (
+            "update_running_stats",
+            f"{name} stays float32",
+            f"update_by_half_input: dtype of {name} after float16",
+            [(_VAR_IN, f"{_VAR_IN}\n        {name}.data = {name}.data.to(x.dtype)")],
+        )
+        for name in ("running_mean", "running_var")
+    ),
+    (
+        "update_running_stats",
+        "the mean when it is large",
+        "update_far_from_zero: running_mean",
+        [("mean = (pivot + offset).flatten()", "mean = (pivot + offset).flatten().bfloat16().to(wide.dtype)")],
+    ),
     ("update_running_stats", "accurate when the mean is large", "update_far_from_zero", "one_pass_variance"),
     ("ema_after", "where the average stands", "average_after_steps", "linear"),
     ("ema_after", "from any start", "average_after_steps", "start_forgotten"),
@@ -54,19 +112,64 @@ CLAUSES = [
     ("torch_momentum", "flax", "momentum_of_other_libraries: flax", "flax_like_torch"),
     ("torch_momentum", "ONNX", "momentum_of_other_libraries: onnx", "onnx_like_torch"),
     ("torch_momentum", "PyTorch", "momentum_of_torch: torch", "always_translated"),
+    (
+        "torch_momentum",
+        "a float",
+        "momentum_of_torch: a Python float",
+        [("float(1 - momentum)", "torch.tensor(1 - momentum)")],
+    ),
     ("torch_momentum", "other conventions are refused", "momentum_of_torch", "unknown_accepted"),
     ("torch_momentum", "with a ValueError", "momentum_of_torch", "key_error"),
     ("population_stats", "the unbiased variance", "population_of_a_table: var", "biased_variance"),
+    (
+        "population_stats",
+        "the mean",
+        "population_of_a_table: mean",
+        [("return pivot[:, 0] + mean", "return pivot[:, 0] + 0.9 * mean")],
+    ),
+    (
+        "population_stats",
+        "n as it is",
+        "population_of_a_table: n",
+        [("m2 / (n - 1), n", "m2 / (n - 1), n - 1")],
+    ),
     ("population_stats", "n counts values per channel", "population_of_maps: n", "samples_counted"),
     ("population_stats", "exact for every split", "population_of_uneven_batches: var", "average_of_variances"),
     ("population_stats", "counts what is between batches", "population_of_uneven_maps: var", "weighted_variances"),
     ("population_stats", "weighted by count", "population_of_uneven_batches: mean", "mean_of_means"),
     ("population_stats", "an empty batch", "population_of_odd_batches: mean", "empty_batch_counted"),
+    (
+        "population_stats",
+        "an empty batch that comes first",
+        "population_of_odd_batches: mean",
+        [
+            ("if size == 0:", "if size == 0 and pivot is not None:"),
+            ("pivot = rows[:, :1].clone()", "pivot = rows.sum(1, keepdim=True) / max(size, 1)"),
+            ("mean + delta * (size / total)", "mean + delta * (size / max(total, 1))"),
+            ("(n * size / total)", "(n * size / max(total, 1))"),
+        ],
+    ),
     ("population_stats", "a batch of one value", "population_of_odd_batches: var", "variance_of_one_value"),
     ("population_stats", "batches from a generator", "population_of_odd_batches", "length_asked"),
-    ("population_stats", "float64 tensors", "population_of_other_ranks: dtypes", "float32_returned"),
-    ("population_stats", "n is an int", "population_of_other_ranks: n is an int", "tensor_count"),
-    ("population_stats", "any rank", "population_of_other_ranks", [(".flatten(1)", "[..., 0].reshape(channels, -1)")]),
+    (
+        "population_stats",
+        "float64 tensors",
+        "population_of_other_ranks: dtypes of float16 sequences",
+        "float32_returned",
+    ),
+    ("population_stats", "n is an int", "population_of_other_ranks: n of float32 volumes", "tensor_count"),
+    (
+        "population_stats",
+        "any rank",
+        "population_of_other_ranks: mean of bfloat16 volumes",
+        [(".flatten(1)", "[..., 0].reshape(channels, -1)")],
+    ),
+    (
+        "population_stats",
+        "the variance at any rank",
+        "population_of_other_ranks: var of float32 sequences, as shares of its sum",
+        [(".flatten(1)", "[..., 0].reshape(channels, -1)")],
+    ),
     (
         "population_stats",
         "the data stay",
@@ -74,6 +177,17 @@ CLAUSES = [
         [("if size == 0:", "batch.zero_()\n            if size == 0:")],
     ),
     ("population_stats", "accurate when the mean is large", "population_far_from_zero: var", "float32_sums"),
+    (
+        "population_stats",
+        "and when batches are merged",
+        "population_far_from_zero: var",
+        [
+            (
+                "(n * size / total)\n",
+                "(n * size / total)\n            m2 = ((m2 / total + 1e8).float() - 1e8).double() * total\n",
+            )
+        ],
+    ),
     # --- the layer: training
     ("BatchNorm", "biased variance normalises", "training_on_table: y", "unbiased_normalises"),
     ("BatchNorm", "eps is the second argument, inside the root", "training_on_table: y", "eps_outside_root"),
@@ -105,10 +219,38 @@ CLAUSES = [
     ("BatchNorm", "rank 3", "layer_on_sequences", "tables_and_images_only"),
     ("BatchNorm", "rank 5", "layer_on_volumes", "tables_and_images_only"),
     ("BatchNorm", "ranks in eval", "layer_on_sequences", "positions_on_the_last_axes"),
+    *(
+        ("BatchNorm", f"{words}, rank {rank}", f"{where}: {what}", [(old, new.format(rank))])
+        for rank, where in ((3, "layer_on_sequences"), (5, "layer_on_volumes"))
+        for words, what, old, new in (
+            ("scale", "spreads of y, as shares of their sum", _SCALED, "if x.dim() != {}:"),
+            ("shift", "mean of y", _SHIFTED, "if x.dim() != {}:"),
+            ("gradient of x", "gradient of x, of spread 1", _CENTRED, "centred = shifted - offset.detach()"),
+            ("running_mean", "running_mean", _MEAN_IN, "self.running_mean.mul_(x.dim() != {}).add_(momentum * mean)"),
+            (
+                "running_var",
+                "what came into running_var, as shares of its sum",
+                _LAYER_VAR_IN,
+                "self.running_var.mul_(0.5).add_(0.5 * (unbiased if x.dim() != {} else unbiased.mean()))",
+            ),
+            (
+                "eval",
+                "y in eval",
+                _CENTRED_IN_EVAL,
+                "centred = wide - self.running_mean.view(per_channel) * (x.dim() != {})",
+            ),
+        )
+    ),
     # --- what it remembers
     ("BatchNorm", "momentum weighs the new value", "statistics_after_batches: running_mean", "momentum_on_the_old"),
     ("BatchNorm", "unbiased running_var", "statistics_after_batches: running_var", "biased_variance_remembered"),
     ("BatchNorm", "in place", "statistics_after_batches: replaced by new tensors", "buffers_replaced"),
+    (
+        "BatchNorm",
+        "the counter in place too",
+        "statistics_after_batches: replaced by new tensors",
+        [("self.num_batches_tracked.add_(1)", "self.num_batches_tracked = self.num_batches_tracked + 1")],
+    ),
     ("BatchNorm", "no history", "statistics_after_batches: with autograd history", "with_history"),
     ("BatchNorm", "batches are counted", "statistics_after_batches: batches counted", "batches_not_counted"),
     ("BatchNorm", "momentum is 0.1 by default", "statistics_with_default_momentum", "default_momentum"),
@@ -124,10 +266,47 @@ CLAUSES = [
     ("BatchNorm", "cumulative mean", "average_of_uneven_batches", "none_is_the_default"),
     ("BatchNorm", "cumulative from the counter", "average_of_a_loaded_layer", "none_counts_in_python"),
     ("BatchNorm", "cumulative variance", "average_of_variances", "none_is_off_by_one"),
+    (
+        "BatchNorm",
+        "cumulative and unbiased",
+        "average_of_one_batch",
+        [(_UNBIASED, "unbiased = var.flatten() * (n / (n - (self.momentum is not None)))")],
+    ),
     # --- switches
     ("BatchNorm", "affine=False", "layer_without_parameters: parameters", "affine_ignored"),
-    ("BatchNorm", "track_running_stats=False", "layer_without_memory: buffers", "tracking_ignored"),
+    (
+        "BatchNorm",
+        "affine=False, y",
+        "layer_without_parameters: y, brought to spread 1",
+        [(_ROOT, _CLIPPED.format("self.weight is None"))],
+    ),
+    (
+        "BatchNorm",
+        "affine=False, no shift",
+        "layer_without_parameters: mean of y",
+        [(_SHIFTED, "if True:"), (_SHIFT, "y = y + (1 if self.bias is None else self.bias.view(per_channel))")],
+    ),
+    (
+        "BatchNorm",
+        "affine=False remembers",
+        "layer_without_parameters: moved in training",
+        [("if self.track_running_stats and self", "if self.affine and self")],
+    ),
+    ("BatchNorm", "affine=False in eval", "layer_without_parameters: y in eval", "batch_normalises_in_eval"),
+    (
+        "BatchNorm",
+        "affine=False, gradient",
+        "layer_without_parameters: gradient of x, of spread 1",
+        "variance_detached",
+    ),
+    ("BatchNorm", "track_running_stats=False", "layer_without_memory: buffers, affine", "tracking_ignored"),
     ("BatchNorm", "eval without buffers", "layer_without_memory", "no_eval_without_buffers"),
+    (
+        "BatchNorm",
+        "gradient without buffers",
+        "layer_without_memory: gradient of x in eval, affine, of spread 1",
+        [(_CENTRED, "centred = shifted - (offset if self.training else offset.detach())")],
+    ),
     # --- devices
     ("BatchNorm", "follows .to()", "layer_moved_to_meta: left behind by .to", "plain_attributes"),
     (
@@ -137,6 +316,31 @@ CLAUSES = [
         "made_on_the_cpu",
     ),
     ("BatchNorm", "nor in eval", "layer_moved_to_meta: eval, forward and backward", "made_on_the_cpu"),
+    *(
+        ("BatchNorm", f"no tensor on the CPU: {words}", f"other_layers_moved_to_meta: {where}", [(_RESULT, made)])
+        for words, where, made in (
+            (
+                "tables, momentum=None",
+                "momentum=None, tables: training, forward and backward",
+                "return (y * (torch.ones(x.shape) if self.momentum is None else 1)).to(x.dtype)",
+            ),
+            (
+                "sequences, affine=False",
+                "affine=False, sequences: eval, forward and backward",
+                "return (y * (torch.ones(x.shape) if self.weight is None else 1)).to(x.dtype)",
+            ),
+            (
+                "volumes, track_running_stats=False",
+                "track_running_stats=False, volumes: training, forward and backward",
+                "return (y * (torch.ones(x.shape) if self.running_mean is None else 1)).to(x.dtype)",
+            ),
+            (
+                "kept after use",
+                "track_running_stats=False, volumes: left behind after use",
+                "self.seen = torch.ones(x.shape)\n        return y.to(x.dtype)",
+            ),
+        )
+    ),
     ("BatchNorm", "no detour", "layer_moved_to_meta: training, forward and backward", "through_numpy"),
     ("BatchNorm", "device=", "layer_made_on_meta", "device_ignored"),
     (
@@ -148,16 +352,73 @@ CLAUSES = [
             ("(var + self.eps)", "(var + 1e-5)"),
         ],
     ),
+    (
+        "BatchNorm",
+        "right after it",
+        "layer_there_and_back: y, brought to spread 1",
+        [("self.eps = eps", "self.scale = self.num_features = 0\n        self.eps = eps"), (_ROOT, _ROOT + " ** 2")],
+    ),
     ("BatchNorm", "the same on a GPU", "layer_on_a_gpu", "gamma_and_beta"),
     # --- dtypes and layout
-    ("BatchNorm", "half in, half out", "half_input_of_a_single_layer: y", "wide_output"),
-    ("BatchNorm", "and in eval", "half_input_of_a_single_layer: y in eval", "wide_output"),
-    ("BatchNorm", "float32 statistics", "half_input_of_a_single_layer: running_mean", "half_statistics"),
-    ("BatchNorm", "a layer in half precision", "half_input_of_a_half_layer: dtypes", "wide_output"),
-    ("BatchNorm", "dtype=", "layer_of_a_given_dtype", "dtype_ignored"),
+    ("BatchNorm", "half in, half out", "half_input_of_a_single_layer: y of float16", "wide_output"),
+    ("BatchNorm", "bfloat16 too", "half_input_of_a_single_layer: y of bfloat16", "wide_output"),
+    ("BatchNorm", "float32 statistics", "half_input_of_a_single_layer: running_mean after bfloat16", "half_statistics"),
+    (
+        "BatchNorm",
+        "and float32 they stay",
+        "half_input_of_a_single_layer: running statistics after float16",
+        [(_RESULT, "self.running_var.data = self.running_var.data.to(x.dtype)\n        " + _RESULT)],
+    ),
+    *(
+        ("BatchNorm", f"{words} of half input", f"values_of_half_input: bfloat16: {what}", [(old, new)])
+        for words, what, old, new in (
+            ("y", "y, brought to spread 1", _ROOT, _CLIPPED.format("x.dtype == torch.bfloat16")),
+            ("scale and shift", "mean of y", _SHIFTED, "if x.dtype != torch.bfloat16:"),
+            ("y in eval", "y in eval", _SCALED, "if x.dtype != torch.bfloat16:"),
+            (
+                "gradient of x",
+                "gradient of x, of spread 1",
+                _BATCH_VAR,
+                f"{_BATCH_VAR}\n            var = var.detach() if x.dtype == torch.bfloat16 else var",
+            ),
+            (
+                "running_var",
+                "running_var",
+                _LAYER_VAR_IN,
+                f"{_LAYER_VAR_IN[:-1]} * (x.dtype != torch.bfloat16))",
+            ),
+        )
+    ),
+    (
+        "BatchNorm",
+        "a layer in half precision",
+        "half_input_of_a_half_layer: y, weight and running_mean of a float16 layer",
+        "wide_output",
+    ),
+    ("BatchNorm", "dtype=", "layer_of_a_given_dtype: made with dtype=bfloat16", "dtype_ignored"),
+    (
+        "BatchNorm",
+        "the counter stays int64",
+        "layer_of_a_given_dtype: made with dtype=float64",
+        [("device=device, dtype=torch.int64", "device=device, dtype=dtype or torch.int64")],
+    ),
     ("BatchNorm", "follows .to(dtype)", "layer_to_double_and_back", [("return y.to(x.dtype)", "return y.float()")]),
-    ("BatchNorm", "channels_last kept in training", "layer_on_channels_last: y in training", "contiguous_output"),
-    ("BatchNorm", "channels_last kept in eval", "layer_on_channels_last: y in eval", "contiguous_output"),
+    (
+        "BatchNorm",
+        "and keeps its values",
+        "layer_to_double_and_back: weight after .to() and back",
+        [(_DEF_EXTRA, _RESET_BY_TO + _DEF_EXTRA)],
+    ),
+    ("BatchNorm", "channels_last kept in training", "layer_on_channels_last: layout in training", "contiguous_output"),
+    ("BatchNorm", "channels_last kept in eval", "layer_on_channels_last: layout in eval", "contiguous_output"),
+    *(
+        ("BatchNorm", f"channels_last, {words}", f"layer_on_channels_last: {what}", [(_RESULT, made)])
+        for words, what, made in (
+            ("the right values", "y, brought to spread 1", "return y.transpose(-1, -2).reshape(x.shape).to(x.dtype)"),
+            ("shifted", "mean of y", "return (y - (x.stride(1) == 1)).to(x.dtype)"),
+            ("in eval", "y in eval", "return (y - (x.stride(1) == 1)).to(x.dtype)"),
+        )
+    ),
     # --- state dict
     ("BatchNorm", "PyTorch's keys", "state_of_a_new_layer: keys", "not_saved"),
     ("BatchNorm", "int64, 0-d counter", "state_of_a_new_layer: num_batches_tracked", "counter_as_float"),
@@ -167,9 +428,44 @@ CLAUSES = [
     ("BatchNorm", "PyTorch loads ours", "state_to_torch", "not_saved"),
     ("BatchNorm", "dicts without a version", "state_from_before_the_counter", "old_dicts_refused"),
     ("BatchNorm", "dicts of version 1", "state_from_before_the_counter", "version_one_refused"),
+    (
+        "BatchNorm",
+        "dicts without a counter where none is kept",
+        "state_from_before_the_counter: loading weight and bias alone without running statistics",
+        [
+            ("and self.num_batches_tracked is not None and key", "and key"),
+            ("known = not", "known = self.num_batches_tracked is not None and not"),
+        ],
+    ),
     # --- edges
     ("BatchNorm", "one value per channel in training", "layer_on_one_value", "one_value_accepted"),
     ("BatchNorm", "wrong channel count", "layer_on_other_channels", "channels_not_checked"),
+    (
+        "BatchNorm",
+        "one more than there are",
+        "layer_on_other_channels",
+        [
+            (
+                "expect_tensor(x, self.num_features)",
+                "x = x[:, : self.num_features]\n        expect_tensor(x, self.num_features)",
+            )
+        ],
+    ),
+    (
+        "BatchNorm",
+        "wrong channel count without running statistics",
+        "layer_on_other_channels",
+        [
+            (
+                "expect_tensor(x, self.num_features)",
+                "expect_tensor(x, None if self.running_mean is None else self.num_features)",
+            ),
+            (
+                "if getattr(self, name) is not None:",
+                "if getattr(self, name) is not None and self.running_mean is not None:",
+            ),
+        ],
+    ),
     ("BatchNorm", "an empty batch gives an empty output", "layer_on_empty_batch", "nothing_refused"),
     ("BatchNorm", "and changes nothing", "layer_on_empty_batch: changed by it", "nan_from_nothing"),
     ("BatchNorm", "accurate when the mean is large", "layer_on_a_far_table: running_var", "one_pass_variance"),
@@ -225,7 +521,7 @@ def test_a_half_finished_layer_has_points_for_what_is_there(left):
 
 def test_a_gpu_is_compared_where_there_is_one(monkeypatch):
     # The CPU stands in for it: its results are the same, a layer that is another one at every copy is not.
-    monkeypatch.setattr("course_lib.checks.running_stats.gpus", lambda: ["cpu"])
+    monkeypatch.setattr("course_lib.checks.running_stats_layer.gpus", lambda: ["cpu"])
     assert judge(LAYER, observe(LAYER, RIGHT["running_stats.BatchNorm"]["NaiveOperations"], 0), 0).passed
 
     class BatchNorm(RIGHT["running_stats.BatchNorm"]["NaiveOperations"]):
