@@ -1,7 +1,8 @@
 """Where `course_lib`'s BatchNorm layers and torch.nn's differ: each row is measured, by the tests and by the book.
 
-A row is a claim, a probe that returns what torch's layer and ours did, and the limit that ours has to keep. `ahead`
-says whether torch's misses the limit; a test holds both, so a torch that gets better is noticed.
+A row is a claim, a probe that returns what torch's layer and ours did on torch's default device, and the limit that
+ours has to keep. `ahead` says whether torch's misses the limit on the CPU; a test holds both, so a torch that gets
+better is noticed.
 """
 
 import contextlib
@@ -113,7 +114,9 @@ def _both(measure, torchs=nn.BatchNorm2d, ours=BatchNorm2d):
 
 
 def _data(*shape, mean=0.0, std=1.0, seed=0):
-    return std * torch.randn(shape, generator=torch.Generator().manual_seed(seed)) + mean
+    # The same values for every device.
+    drawn = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+    return (std * drawn + mean).to(torch.get_default_device())
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The layer under what rewrites it: torch.compile, torch.export, torch.func."""
+"""The layer under what rewrites it, on every device: torch.compile, torch.export, torch.func."""
 
 import copy
 import shutil
@@ -8,22 +8,42 @@ import torch
 from torch import nn
 
 from course_lib.batchnorm import BatchNorm2d
+from tests.devices import DEVICES
 from tests.test_batchnorm import drawn, filled, modes, torch_warns
 
-X, DY = drawn((8, 3, 5, 4), dtype=torch.float32)
 inductor = pytest.param(
     "inductor", marks=pytest.mark.skipif(not shutil.which("g++"), reason="the default backend needs a C++ compiler")
 )
 
 
-def trained(forward, layer, x):
+@pytest.fixture(params=DEVICES)
+def device(request):
+    return request.param
+
+
+@pytest.fixture
+def x(device):
+    return drawn((8, 3, 5, 4), device, torch.float32)[0]
+
+
+@pytest.fixture
+def dy(device):
+    return drawn((8, 3, 5, 4), device, torch.float32)[1]
+
+
+@pytest.fixture
+def trained(x, dy):
     """Output, gradients and buffers of two steps."""
-    results = []
-    for _ in range(2):
-        leaf = x.clone().requires_grad_()
-        y = forward(leaf)
-        results += [y.detach(), *torch.autograd.grad(y, [leaf, *layer.parameters()], DY)]
-    return [*results, *(buffer.clone() for buffer in layer.buffers())]
+
+    def run(forward, layer):
+        results = []
+        for _ in range(2):
+            leaf = x.clone().requires_grad_()
+            y = forward(leaf)
+            results += [y.detach(), *torch.autograd.grad(y, [leaf, *layer.parameters()], dy)]
+        return [*results, *(buffer.clone() for buffer in layer.buffers())]
+
+    return run
 
 
 def compiled(layer, backend="aot_eager"):
@@ -37,38 +57,36 @@ def compiled(layer, backend="aot_eager"):
 @modes
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", inductor])
 @torch_warns
-def test_compiled_in_one_graph_it_trains_as_before(backend, training):
-    layer = filled(BatchNorm2d(3)).train(training)
+def test_compiled_in_one_graph_it_trains_as_before(backend, training, trained, device):
+    layer = filled(BatchNorm2d(3, device=device)).train(training)
     same = copy.deepcopy(layer)
-    torch.testing.assert_close(
-        trained(compiled(layer, backend), layer, X), trained(same, same, X), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(trained(compiled(layer, backend), layer), trained(same, same), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("flags", [{"momentum": None}, {"affine": False}, {"bias": False}], ids=str)
-def test_every_flag_compiles_in_one_graph(flags):
-    layer = BatchNorm2d(3, **flags)
+def test_every_flag_compiles_in_one_graph(flags, trained, device):
+    layer = BatchNorm2d(3, device=device, **flags)
     same = copy.deepcopy(layer)
-    torch.testing.assert_close(trained(compiled(layer), layer, X), trained(same, same, X), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(trained(compiled(layer), layer), trained(same, same), rtol=1e-5, atol=1e-5)
 
 
-def test_compiled_it_follows_the_batch_size():
-    layer = BatchNorm2d(3)
+def test_compiled_it_follows_the_batch_size(x):
+    layer = BatchNorm2d(3, device=x.device)
     forward, same = compiled(layer), copy.deepcopy(layer)
     for n in (8, 5, 3):
-        torch.testing.assert_close(forward(X[:n]), same(X[:n]))
+        torch.testing.assert_close(forward(x[:n]), same(x[:n]))
 
 
-def test_compiled_it_refuses_a_single_value():
+def test_compiled_it_refuses_a_single_value(x):
     with pytest.raises(Exception, match="Expected more than 1 value per channel"):  # Dynamo wraps it in its own
-        compiled(BatchNorm2d(3))(X[:1, :, :1, :1])
+        compiled(BatchNorm2d(3, device=x.device))(x[:1, :, :1, :1])
 
 
-def test_compiled_it_keeps_its_digits_when_the_mean_is_large():
-    x = X + 1e5
+def test_compiled_it_keeps_its_digits_when_the_mean_is_large(x):
+    x = x + 1e5
     wide = x.double()
     want = nn.functional.batch_norm(wide - wide.mean((0, 2, 3), keepdim=True), None, None, training=True)
-    torch.testing.assert_close(compiled(BatchNorm2d(3))(x).double(), want, rtol=0, atol=2e-6)
+    torch.testing.assert_close(compiled(BatchNorm2d(3, device=x.device))(x).double(), want, rtol=0, atol=2e-6)
 
 
 # --- torch.export -----------------------------------------------------------------------------------------------------
@@ -77,12 +95,12 @@ def test_compiled_it_keeps_its_digits_when_the_mean_is_large():
 @modes
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("strict", [False, True])
-def test_exported_with_an_open_batch_size_it_gives_the_same(strict, momentum, training):
-    layer = filled(BatchNorm2d(3, momentum=momentum)).train(training)
+def test_exported_with_an_open_batch_size_it_gives_the_same(strict, momentum, training, x):
+    layer = filled(BatchNorm2d(3, momentum=momentum, device=x.device)).train(training)
     program = torch.export.export(
-        copy.deepcopy(layer), (X,), strict=strict, dynamic_shapes=({0: torch.export.Dim("n", min=2)},)
+        copy.deepcopy(layer), (x,), strict=strict, dynamic_shapes=({0: torch.export.Dim("n", min=2)},)
     ).module()
-    torch.testing.assert_close(program(X[:5]), layer(X[:5]))
+    torch.testing.assert_close(program(x[:5]), layer(x[:5]))
     kept = program.state_dict()
     torch.testing.assert_close(kept, {name: layer.state_dict()[name] for name in kept})
     assert "running_var" in kept
@@ -90,46 +108,52 @@ def test_exported_with_an_open_batch_size_it_gives_the_same(strict, momentum, tr
 
 # --- torch.func -------------------------------------------------------------------------------------------------------
 
-MANY = torch.stack([X, 2 * X - 1, X.flip(0)])
-UNCHANGING = [filled(BatchNorm2d(3)).eval(), filled(BatchNorm2d(3, track_running_stats=False))]
-unchanging = pytest.mark.parametrize("layer", UNCHANGING, ids=["eval", "untracked"])
+
+@pytest.fixture(params=["eval", "untracked"])
+def layer(request, device):
+    """One whose buffers a forward leaves alone."""
+    if request.param == "eval":
+        return filled(BatchNorm2d(3, device=device)).eval()
+    return filled(BatchNorm2d(3, track_running_stats=False, device=device))
 
 
-@unchanging
-def test_vmap_equals_a_loop(layer):
-    want = torch.stack([layer(x) for x in MANY])
-    torch.testing.assert_close(torch.vmap(layer)(MANY), want)
-    torch.testing.assert_close(torch.vmap(layer, in_dims=2)(MANY.movedim(0, 2)), want)
+@pytest.fixture
+def many(x):
+    return torch.stack([x, 2 * x - 1, x.flip(0)])
 
 
-def test_vmap_over_an_ensemble_of_layers():
-    layers = [filled(BatchNorm2d(3), seed).eval() for seed in range(3)]
+def test_vmap_equals_a_loop(layer, many):
+    want = torch.stack([layer(x) for x in many])
+    torch.testing.assert_close(torch.vmap(layer)(many), want)
+    torch.testing.assert_close(torch.vmap(layer, in_dims=2)(many.movedim(0, 2)), want)
+
+
+def test_vmap_over_an_ensemble_of_layers(x):
+    layers = [filled(BatchNorm2d(3, device=x.device), seed).eval() for seed in range(3)]
     parameters, buffers = torch.func.stack_module_state(layers)
 
     def run(parameters, buffers):
-        return torch.func.functional_call(layers[0], (parameters, buffers), (X,))
+        return torch.func.functional_call(layers[0], (parameters, buffers), (x,))
 
-    torch.testing.assert_close(torch.vmap(run)(parameters, buffers), torch.stack([layer(X) for layer in layers]))
+    torch.testing.assert_close(torch.vmap(run)(parameters, buffers), torch.stack([layer(x) for layer in layers]))
 
 
-@unchanging
 @torch_warns
-def test_gradients_of_every_sample_at_once_equal_a_loop(layer):
+def test_gradients_of_every_sample_at_once_equal_a_loop(layer, many, dy):
     parameters = {name: v.detach() for name, v in layer.named_parameters()}
 
     def loss(parameters, x):
-        return (torch.func.functional_call(layer, parameters, (x,)) * DY).sum()
+        return (torch.func.functional_call(layer, parameters, (x,)) * dy).sum()
 
-    got = torch.vmap(torch.func.grad(loss), (None, 0))(parameters, MANY)
-    for i, x in enumerate(MANY):
+    got = torch.vmap(torch.func.grad(loss), (None, 0))(parameters, many)
+    for i, x in enumerate(many):
         want = torch.func.grad(loss)(parameters, x)
         torch.testing.assert_close({name: v[i] for name, v in got.items()}, want, rtol=1e-5, atol=1e-5)
 
 
-@unchanging
 @torch_warns
-def test_jacobians_agree_whoever_computes_them(layer):
-    layer, x = copy.deepcopy(layer).double(), drawn((3, 3, 2, 1))[0]
+def test_jacobians_agree_whoever_computes_them(layer, device):
+    layer, x = layer.double(), drawn((3, 3, 2, 1), device)[0]
     want = torch.autograd.functional.jacobian(layer, x)
     torch.testing.assert_close(torch.autograd.functional.jacobian(layer, x, vectorize=True), want)
     torch.testing.assert_close(torch.func.jacrev(layer)(x), want)

@@ -16,10 +16,9 @@ from nbclient import NotebookClient
 
 from course_lib.authoring.paths import ROOT
 from course_lib.ranks import RankError, count_collectives, run_ranks, threads
-from tests.devices import DEVICES
+from tests.devices import DEVICES, HOWS, forked
 from tests.spawned import gathered
 
-HOWS = ["threads", pytest.param("fork", marks=pytest.mark.skipif(os.name == "nt", reason="no fork on Windows"))]
 every_way = pytest.mark.parametrize("how", HOWS)
 
 
@@ -102,6 +101,7 @@ def test_backward_of_every_thread_stays_in_it():
     assert run_ranks(gradient, 3) == [6, 6, 6]
 
 
+@forked
 def test_a_forked_rank_works_in_parallel_after_its_parent_did():
     torch.rand(512, 512) @ torch.rand(512, 512)
     assert run_ranks(lambda rank: (torch.rand(512, 512) @ torch.rand(512, 512)).shape, 2, how="fork", timeout=20)
@@ -204,11 +204,13 @@ def test_a_late_thread_says_where_it_is():
         run_ranks(asleep, 2, timeout=0.1)
 
 
+@forked
 def test_a_process_that_dies_is_named():
     with pytest.raises(RankError, match=r"^rank 1 of 2 raised RuntimeError: its process died with exit code 3"):
         run_ranks(only_rank(1, lambda: os._exit(3)), 2, how="fork")
 
 
+@forked
 def test_a_process_that_dies_is_named_before_those_that_lost_it():
     def fn(rank):
         if rank == 1:
@@ -220,6 +222,7 @@ def test_a_process_that_dies_is_named_before_those_that_lost_it():
         run_ranks(fn, 2, how="fork")
 
 
+@forked
 def test_who_waits_for_a_failed_process_fails_too():
     with pytest.raises(RankError, match=r"^rank 1 of 3 raised KeyError") as raised:
         run_ranks(only_rank(1, lambda: raising(KeyError())), 3, how="fork", timeout=15)
@@ -233,6 +236,7 @@ class OneWay(Exception):
         super().__init__(first + second)
 
 
+@forked
 def test_an_error_that_cannot_be_pickled_arrives_as_text():
     class Local(Exception):
         pass
@@ -242,6 +246,7 @@ def test_an_error_that_cannot_be_pickled_arrives_as_text():
             run_ranks(only_rank(1, lambda error=error: raising(error)), 2, how="fork")
 
 
+@forked
 def test_a_result_that_cannot_be_pickled_is_an_error_of_its_rank():
     with pytest.raises(RankError, match="rank 0 of 1 raised"):
         run_ranks(lambda rank: lambda: None, 1, how="fork")

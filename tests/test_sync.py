@@ -29,7 +29,8 @@ from course_lib.sync import (
     standardise,
     sync_moments,
 )
-from tests.devices import DEVICES
+from tests.devices import DEVICES, HOWS, forked
+from tests.spawned import train, trained_on_a_shard
 
 SHAPES = [(9, 3), (9, 3, 5), (9, 3, 4, 2), (9, 3, 2, 3, 2)]
 #: How nine samples fall on three ranks: even, uneven, with an empty shard, with one sample alone, all on one.
@@ -253,7 +254,7 @@ def test_gradients_of_weight_and_bias_are_local():
         close(dbias, dys[rank].sum((0, 2)))
 
 
-@pytest.mark.parametrize("how", ["threads", "fork"])
+@pytest.mark.parametrize("how", HOWS)
 def test_one_collective_forward_and_one_backward(how):
     x, weight, bias, dy = drawn((9, 3, 5))
 
@@ -283,7 +284,7 @@ def test_ranks_meet_in_backward_whoever_needs_a_gradient():
 
 
 @pytest.mark.parametrize("split", [(0, 1, 0), (1, 0, 0)], ids=str)
-@pytest.mark.parametrize("how", ["threads", "fork"])
+@pytest.mark.parametrize("how", HOWS)
 def test_one_value_on_all_ranks_is_refused_by_all(split, how):
     with pytest.raises(RankError) as raised:
         on_shards(torch.ones(1, 3), split, lambda rank, shard: applied(shard), how=how)
@@ -414,7 +415,7 @@ def test_inputs_are_untouched():
 # --- groups ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["threads", "fork"])
+@pytest.mark.parametrize("how", HOWS)
 def test_groups_have_statistics_of_their_own(how):
     x = drawn((8, 3))[0]
     dys = drawn((8, 3))[3].split(2)
@@ -708,32 +709,24 @@ def small_model():
     return model
 
 
-def train(model, batches):
-    """Twenty steps of SGD with momentum."""
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    for x, target in batches:
-        optimiser.zero_grad()
-        nn.functional.mse_loss(model(x), target).backward()
-        optimiser.step()
-    return model
-
-
 def batches():
     generator = torch.Generator().manual_seed(4)
     draw = functools.partial(torch.randn, generator=generator, dtype=torch.float64)
     return [(draw(8, 1, 6, 6) + step / 5, draw(8, 5)) for step in range(20)]
 
 
-@pytest.mark.parametrize("how", ["threads", "fork"])
-def test_data_parallel_training_is_training_in_one_process(how):
-    def rank_trains(rank):
-        model = nn.parallel.DistributedDataParallel(convert_sync_batchnorm(small_model()))
-        mine = [(x.chunk(2)[rank], target.chunk(2)[rank]) for x, target in batches()]
-        return train(model, mine).module.state_dict()
+#: (how ranks run, backend, device, ranks). NCCL takes one rank a GPU; threads share one.
+TOGETHER = [("threads", "gloo", "cpu", 2), pytest.param("fork", "gloo", "cpu", 2, marks=forked)]
+if torch.cuda.is_available():
+    TOGETHER += [("threads", "gloo", "cuda", 2), ("spawn", "nccl", "cuda", torch.cuda.device_count())]
 
+
+@pytest.mark.parametrize(("how", "backend", "device", "ranks"), TOGETHER)
+def test_data_parallel_training_is_training_in_one_process(how, backend, device, ranks):
     want = train(small_model(), batches()).state_dict()
     assert (want["5.running_mean"] != 0).all() and not torch.equal(want["0.weight"], small_model()[0].weight)
-    for state in run_ranks(rank_trains, 2, how=how, timeout=120):
+    told = (device, small_model(), batches())
+    for state in run_ranks(trained_on_a_shard, ranks, *told, how=how, backend=backend, timeout=120):
         assert list(state) == list(want)
         for name, value in want.items():
             close(state[name], value, atol=1e-11)
