@@ -75,15 +75,47 @@ def _kinds(case):
     return model
 
 
+class _OwnBatchNorm3d(nn.BatchNorm3d):
+    """What derives from a kind of BatchNorm is one."""
+
+
+class _SteadyBatchNorm1d(nn.BatchNorm1d):
+    """Stays in eval mode, as a frozen layer does."""
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+class _EachKind(nn.Module):
+    """A layer of every kind beside each other, in training and in eval mode, some with a beta that is not trained.
+
+    Takes (N, 2, 1, 2, 2). For lazy layers only what is right in every way can be asked before the first data.
+    """
+
+    def __init__(self, lazy=False):
+        super().__init__()
+        # From which axis on each of them wants its input in one piece.
+        kinds = [(nn.BatchNorm1d, 2), (nn.BatchNorm2d, 3), (nn.BatchNorm3d, 4)]
+        kinds += [(nn.SyncBatchNorm, 2), (_course_layer, 3), (_OwnBatchNorm3d, 4)]
+        lazies = [(nn.LazyBatchNorm1d, 2), (nn.LazyBatchNorm2d, 3), (nn.LazyBatchNorm3d, 4)]
+        self.axes = [axis for _, axis in (kinds + lazies if lazy else kinds)]
+        self.layers = nn.ModuleList([kind(2) for kind, _ in kinds] + [kind() for kind, _ in lazies if lazy])
+        self.drop = nn.Dropout(0.0)
+        for layer in self.layers[1 : len(kinds) : 2]:
+            layer.eval().bias.requires_grad = False
+
+    def forward(self, x):
+        return [layer(x.flatten(axis)) for axis, layer in zip(self.axes, self.layers, strict=True)]
+
+
 def _statistics(model, when=""):
     """All running statistics of a model as observations."""
     return {f"{name}{when}": value.detach().clone() for name, value in model.named_buffers() if "running_" in name}
 
 
 def _in_eval(model):
-    """Names of the layers that are in eval mode."""
-    leaves = ((name, module) for name, module in model.named_modules() if not list(module.children()))
-    return ", ".join(name or "the model" for name, module in leaves if not module.training) or "none"
+    """Names of the modules that are in eval mode."""
+    return ", ".join(name or "the model" for name, module in model.named_modules() if not module.training) or "none"
 
 
 def _trainable(model):
@@ -119,20 +151,27 @@ def frozen_while_training(impl, case):
     model.train()
     for _ in range(2):
         y = model(_maps(case))
-    return {"output in training": y.detach(), **_statistics(model, " after two steps")}
+    return {
+        "output in training": y.detach(),
+        "batches counted": ", ".join(str(int(b)) for n, b in model.named_buffers() if n.endswith("tracked")),
+        **_statistics(model, " after two steps"),
+    }
 
 
 @still.scenario()
 def frozen_from_eval(impl, case):
-    # 1d and 3d; frozen while evaluating, and the mode changes three times.
-    make, tail = case.choice([(nn.BatchNorm1d, (3,)), (nn.BatchNorm3d, (2, 1, 2))])
-    model = _seq(bn=make(3), act=nn.ReLU(), block=_seq(bn=make(3)))
-    case.fill(model).eval()
-    impl(model)
-    model.train().eval()
-    model.train()
-    y = model(case.tensor((4, 3, *tail), mean=1.0, std=2.0))
-    return {"output in training": y.detach(), **_statistics(model, " after a step")}
+    # Frozen while evaluating, and the mode changes three times.
+    seen = {}
+    for kind, make, tail in (("1d", nn.BatchNorm1d, (3,)), ("3d", nn.BatchNorm3d, (2, 1, 2))):
+        model = _seq(bn=make(3), act=nn.ReLU(), block=_seq(bn=make(3)))
+        case.fill(model).eval()
+        impl(model)
+        seen[f"{kind}: layers in eval mode at once"] = _in_eval(model)
+        model.train().eval()
+        model.train()
+        seen[f"{kind}: output in training"] = model(case.tensor((4, 3, *tail), mean=1.0, std=2.0)).detach()
+        seen |= {f"{kind}: {name}": value for name, value in _statistics(model, " after a step").items()}
+    return seen
 
 
 only = freeze.group("every kind of BatchNorm, and nothing else", points=0.5)
@@ -143,9 +182,23 @@ def frozen_kinds(impl, case):
     # affine=False: of a lazy layer, gamma and beta cannot be touched yet in every way that is right otherwise.
     model = _kinds(case)
     impl(model, affine=False)
+    # The first step turns the lazy layer into another class.
+    model.train()(_maps(case, name="first x"))
     model.train()
     y = model(_maps(case))
     return {"layers in eval mode after train()": _in_eval(model), "output": y.detach(), **_statistics(model)}
+
+
+@only.scenario()
+def frozen_each_kind(impl, case):
+    # By its place, as well as by its name.
+    model, alone = _EachKind(lazy=True), case.fill(nn.BatchNorm1d(3))
+    impl(model, False)
+    impl(alone)
+    model.train()(torch.ones(2, 2, 1, 2, 2))
+    alone.train()
+    y = alone(case.tensor((5, 3), mean=1.0, std=2.0))
+    return {"layers in eval mode after train()": _in_eval(model), "output of a model that is one": y.detach()}
 
 
 @only.scenario()
@@ -161,12 +214,15 @@ def frozen_parameters_of_kinds(impl, case):
 def frozen_nothing_else(impl, case):
     model = _net(case)
     model.fc.bias.requires_grad = False
+    model.body.drop.eval()
     impl(model)
+    at_once = _in_eval(model)
     model.train()
     others = {name for name, m in model.named_modules() if not running_stats.is_batchnorm(m)}
     trained = [n for n, p in model.named_parameters() if p.requires_grad and n.rpartition(".")[0] in others]
     y = model(_maps(case))
     return {
+        "layers in eval mode at once": at_once,
         "layers in eval mode after train()": _in_eval(model),
         "trained parameters of other layers": ", ".join(trained),
         "mean output": y.detach().mean(),
@@ -213,10 +269,17 @@ def frozen_in_place(impl, case):
 def frozen_copy(impl, case):
     model = _net(case)
     impl(model)
+    model.train()(_maps(case, name="first x"))
     twin = copy.deepcopy(model)
     twin.train()
     y = twin(_maps(case))
-    return {"output of the copy": y.detach(), **_statistics(twin, " of the copy")}
+    twin.eval()
+    return {
+        "output of the copy": y.detach(),
+        "modules of the copy in train mode after eval()": ", ".join(n for n, m in twin.named_modules() if m.training),
+        "layers of the original in eval mode": _in_eval(model),
+        **_statistics(twin, " of the copy"),
+    }
 
 
 # --- unfreeze_batchnorm -----------------------------------------------------------------------------------------
@@ -235,10 +298,10 @@ def _pair(impl):
 
 
 def _mixed(case):
-    """Layers in different modes, and one beta that was not trained before."""
+    """Layers in different modes, and two parameters that were not trained before: one beta, one of another layer."""
     model = _net(case)
     model.stem.bn.eval()
-    model.bn.bias.requires_grad = False
+    model.bn.bias.requires_grad = model.fc.bias.requires_grad = False
     return model
 
 
@@ -251,10 +314,22 @@ def unfrozen_modes(impl, case):
     model = _mixed(case)
     freezing(model)
     model.train()
+    model.body.drop.eval()
     thawing(model)
     seen = {"layers in eval mode": _in_eval(model)}
     model(_maps(case))
     return {**seen, **_statistics(model, " after a step")}
+
+
+@modes.scenario()
+def unfrozen_each_kind(impl, case):
+    freezing, thawing = _pair(impl)
+    model, alone = _EachKind(), nn.BatchNorm1d(3)
+    for each in (model, alone):
+        freezing(each, affine=False)
+        each.eval()
+        thawing(each)
+    return {"layers in eval mode": _in_eval(model), "mode of a model that is a BatchNorm": _in_eval(alone)}
 
 
 @modes.scenario()
@@ -296,6 +371,16 @@ def unfrozen_gradients(impl, case):
 
 
 @wanted.scenario()
+def unfrozen_parameters_of_each_kind(impl, case):
+    freezing, thawing = _pair(impl)
+    model, alone = _EachKind(), nn.BatchNorm1d(3)
+    for each in (model, alone):
+        freezing(each)
+        thawing(each)
+    return {"trained parameters": _trainable(model), "of a model that is a BatchNorm": _trainable(alone)}
+
+
+@wanted.scenario()
 def unfrozen_without_affine(impl, case):
     freezing, thawing = _pair(impl)
     model = _mixed(case)
@@ -334,6 +419,24 @@ def unfrozen_after_freezing_twice(impl, case):
 
 
 @again.scenario()
+def unfrozen_in_turns(impl, case):
+    # Nothing to undo at first; then another state before the second freeze than before the first.
+    freezing, thawing = _pair(impl)
+    model = _mixed(case)
+    thawing(model)
+    freezing(model)
+    thawing(model)
+    model.stem.bn.train()
+    model.bn.eval().weight.requires_grad = False
+    freezing(model)
+    model.train()
+    thawing(model)
+    seen = {"layers in eval mode": _in_eval(model), "trained parameters": _trainable(model)}
+    model(_maps(case))
+    return {**seen, **_statistics(model, " after a step")}
+
+
+@again.scenario()
 def unfrozen_copy(impl, case):
     freezing, thawing = _pair(impl)
     model = _net(case)
@@ -354,10 +457,12 @@ def unfrozen_copy(impl, case):
 def unfrozen_keys(impl, case):
     freezing, thawing = _pair(impl)
     model = _net(case)
+    model.bn.num_batches_tracked += case.integer(3, 9)
     freezing(model)
     thawing(model)
     keys = ", ".join(key for key in model.state_dict() if "conv" not in key and "fc" not in key)
-    return {"state-dict keys": keys, "output": model.eval()(_maps(case)).detach()}
+    counted = int(model.bn.num_batches_tracked)
+    return {"state-dict keys": keys, "batches counted": counted, "output": model.eval()(_maps(case)).detach()}
 
 
 # --- recalibrate ------------------------------------------------------------------------------------------------
@@ -393,14 +498,27 @@ class _Crossed(nn.Module):
 
 
 class _Twice(nn.Module):
-    """Calls its one BatchNorm twice."""
+    """Calls its second BatchNorm twice, with another one in between."""
 
     def __init__(self):
         super().__init__()
-        self.bn, self.linear = nn.BatchNorm1d(3), nn.Linear(3, 3)
+        self.first, self.bn, self.between = (nn.BatchNorm1d(3) for _ in range(3))
+        self.linear = nn.Linear(3, 3)
 
     def forward(self, x):
-        return self.bn(self.linear(self.bn(x)))
+        return self.bn(self.between(self.linear(self.bn(self.first(x)))))
+
+
+class _Unreached(nn.Module):
+    """Has a head that its forward does not call."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = _seq(linear=nn.Linear(3, 2), bn=nn.BatchNorm1d(2))
+        self.bn = nn.BatchNorm1d(3)
+
+    def forward(self, x):
+        return self.bn(x)
 
 
 def _drifting(case, n, tail=(), name="x"):
@@ -427,8 +545,17 @@ def recalibrated_table(impl, case):
 
 @exact.scenario()
 def recalibrated_maps(impl, case):
-    x = _drifting(case, 6, (2, 3))
-    return _recalibrated(impl, case.fill(_seq(bn=nn.BatchNorm2d(3))), list(x.split([3, 1, 2])))
+    # Of every rank; the layer is the model.
+    seen = {}
+    for kind, make, tail in (
+        ("1d", nn.BatchNorm1d, (4,)),
+        ("2d", nn.BatchNorm2d, (2, 3)),
+        ("3d", nn.BatchNorm3d, (2, 1, 2)),
+    ):
+        x = _drifting(case, 6, tail, name=f"x of {kind}")
+        found = _recalibrated(impl, case.fill(make(3)), list(x.split([3, 1, 2])))
+        seen |= {f"{kind}: {name}": value for name, value in found.items()}
+    return seen
 
 
 @exact.scenario()
@@ -447,8 +574,9 @@ def recalibrated_net(impl, case):
 
 @deep.scenario()
 def recalibrated_net_again(impl, case):
-    # The same answer from other batches, and for layers in eval mode whose parameters are not trained.
+    # The same answer from other batches, and for layers in eval mode whose parameters are not trained. One stays there.
     model = _net(case)
+    model.bn = case.fill(_SteadyBatchNorm1d(4))
     for layer in (model.stem.bn, model.bn):
         layer.eval().requires_grad_(False)
     return _recalibrated(impl, model, list(_maps(case, n=7).split([2, 2, 2, 1])))
@@ -502,6 +630,10 @@ def recalibrated_rest(impl, case):
     model.body.drop.eval()
     model.stem.bn.momentum, model.bn.momentum = 0.3, None
     model.bn.num_batches_tracked += case.integer(3, 9)
+    # The model's own flag, and not its layers': they are in training mode as they were.
+    model.training = False
+    model.fc.weight.grad = torch.ones_like(model.fc.weight)
+    model.bn.register_forward_pre_hook(lambda layer, args: None)
     returned = impl(model, list(_maps(case, n=7).split([4, 3])))
     layers = (model.stem.bn, model.body.bn, model.bn)
     seen = {
@@ -510,11 +642,19 @@ def recalibrated_rest(impl, case):
         "trained parameters": _trainable(model),
         "momentum": ", ".join(str(layer.momentum) for layer in layers),
         "batches counted": ", ".join(str(int(layer.num_batches_tracked)) for layer in layers),
+        "gradients kept": ", ".join(name for name, p in model.named_parameters() if p.grad is not None),
+        "gradients are recorded": torch.is_grad_enabled(),
+        "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()),
         "statistics with a history": ", ".join(n for n, b in model.named_buffers() if b.requires_grad) or "none",
         "weights": torch.cat([p.detach().flatten() for p in model.parameters()]),
     }
     y = model(_maps(case, name="next x"))
     return {**seen, "next output": y.detach(), **_statistics(model, " after the next step")}
+
+
+@rest.scenario()
+def recalibrated_reached(impl, case):
+    return _recalibrated(impl, case.fill(_Unreached()), list(_drifting(case, 5).split([3, 2])))
 
 
 refused = recalibrate.group("data that can be read again; a layer that is called twice is refused", points=0.5)
@@ -529,10 +669,14 @@ def recalibrated_from_loader(impl, case):
 def recalibrated_refusals(impl, case):
     x = _drifting(case, 6)
     model, bn = case.fill(_net_of_tables()), nn.BatchNorm1d(3, dtype=case.torch_dtype)
+    twice = case.fill(_Twice())
+    twice.between.eval()
     return {
         "error for a generator": raised(impl, model, (part for part in x.split(3))),
-        "error for a layer called twice": raised(impl, case.fill(_Twice()), list(x.split(3))),
-        "error for a layer in two places": raised(impl, _seq(a=bn, act=nn.ReLU(), b=bn), [x]),
+        "error for a layer called twice": raised(impl, twice, list(x.split(3))),
+        "error for a layer in two places": raised(impl, _seq(a=bn, act=nn.ReLU(), b=bn).eval(), [x]),
+        "layers in eval mode after an error": f"{_in_eval(model)}, {_in_eval(twice)}",
+        "hooks after an error": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in twice.modules()),
         **_recalibrated(impl, case.fill(_seq(bn=nn.BatchNorm1d(3))), [x]),
     }
 
@@ -585,15 +729,23 @@ parts = ghost.group("training: every virtual batch is normalised by itself", poi
 @parts.scenario()
 def ghost_of_table(impl, case):
     n, size = case.choice(_TABLES)
-    return {"y": _ghost(impl, case, 3, size)(_ghost_input(case, n)).detach()}
+    layer = _ghost(impl, case, 3, size)
+    y = layer(_ghost_input(case, n)).detach()
+    return {
+        "y": y,
+        "y of parts of the same size": layer(_ghost_input(case, 2 * size, name="even x")).detach(),
+        "inputs changed": case.changed(),
+    }
 
 
 @parts.scenario()
 def ghost_of_maps(impl, case):
     n, size = case.choice(_CUT)
-    tail = case.choice([(2, 3), (4,), (2, 1, 2)])
     layer = _ghost(impl, case, 3, size, eps=case.number("eps", 0.3, 0.8))
-    return {"y": layer(_ghost_input(case, n, tail)).detach()}
+    return {
+        f"y for {2 + len(tail)} axes": layer(_ghost_input(case, n, tail, f"x{tail}")).detach()
+        for tail in ((4,), (2, 3), (2, 1, 2))
+    }
 
 
 @parts.scenario()
@@ -609,7 +761,11 @@ def ghost_updates(impl, case):
     n, size = case.choice(_CUT)
     layer = _ghost(impl, case, 3, size, momentum=case.number("momentum", 0.25, 0.4))
     layer(_ghost_input(case, n, (2, 2)))
-    return _moved(layer)
+    seen = _moved(layer)
+    # Two batches of other ranks and sizes.
+    layer(_ghost_input(case, n + size, (3,), "next x"))
+    layer(_ghost_input(case, 2 * size, (2, 1, 2), "last x"))
+    return {**seen, **{f"{name} at last": value for name, value in _moved(layer).items()}}
 
 
 @steps.scenario()
@@ -625,14 +781,22 @@ evaluation = ghost.group("eval: BatchNorm as ever", points=0.5)
 
 @evaluation.scenario()
 def ghost_in_eval(impl, case):
-    layer = _ghost(impl, case, 3, 4).eval()
-    y = layer(_ghost_input(case, case.integer(5, 9), case.choice([(), (2,), (2, 2)])))
-    return {"y": y.detach(), **_moved(layer), "y of one sample": layer(_ghost_input(case, 1, name="one x")).detach()}
+    layer = _ghost(impl, case, 3, 4, eps=case.number("eps", 0.3, 0.8)).eval()
+    seen = {}
+    for tail in ((), (2,), (2, 2), (2, 1, 2)):
+        x = _ghost_input(case, case.integer(5, 9), tail, f"x{tail}")
+        seen[f"y for {2 + len(tail)} axes"] = layer(x).detach()
+    x = _ghost_input(case, 1, name="one x").requires_grad_()
+    y = layer(x)
+    (y * case.tensor(x.shape, mean=1.0, name="dy")).sum().backward()
+    dweight = _tensor_of(layer, "weight").grad
+    return {**seen, **_moved(layer), "y of one sample": y.detach(), "dx of one sample": x.grad, "its dweight": dweight}
 
 
 @evaluation.scenario()
 def ghost_in_eval_without_statistics(impl, case):
-    layer = _ghost(impl, case, 3, 4, track_running_stats=False).eval()
+    eps = case.number("eps", 0.3, 0.8)
+    layer = _ghost(impl, case, 3, 4, eps=eps, track_running_stats=False).eval()
     return {"y": layer(_ghost_input(case, 9, (2,))).detach()}
 
 
@@ -646,7 +810,8 @@ def ghost_gradients(impl, case):
     x = _ghost_input(case, n, (2,)).requires_grad_()
     (layer(x) * case.tensor(x.shape, mean=1.0, name="dy")).sum().backward()
     of = {"dweight": _tensor_of(layer, "weight").grad, "dbias": _tensor_of(layer, "bias").grad}
-    return {"dx": x.grad, **of, "inputs changed": case.changed()}
+    history = ", ".join(name for name in _moved(layer) if _tensor_of(layer, name).requires_grad)
+    return {"dx": x.grad, **of, "statistics with a history": history or "none"}
 
 
 @arguments.scenario()
@@ -659,7 +824,17 @@ def ghost_arguments(impl, case):
     meta = impl(3, 4, device="meta")
     x = _ghost_input(case, 9, (2,))
     bare.to(case.torch_dtype).train()(x)
+    seen = {}
+    for affine in (True, False):
+        for track in (True, False):
+            layer_of = _ghost(impl, case, 3, 4, eps=0.5, affine=affine, track_running_stats=track)
+            for mode in ("train", "eval"):
+                name = f"y of affine={affine}, track_running_stats={track} in {mode} mode"
+                seen[name] = getattr(layer_of, mode)()(x).detach()
+    new = impl(num_features=3, virtual_batch_size=4, momentum=0.3, device="cpu", dtype=torch.float64)
     return {
+        **seen,
+        "y of a new layer": new.to(case.torch_dtype)(x).detach(),
         "parameters of affine=False": len(list(bare.parameters())),
         "statistics of track_running_stats=False": len(list(impl(3, 4, track_running_stats=False).buffers())),
         "dtypes of dtype=torch.float64": ", ".join(sorted(kinds)),
@@ -686,7 +861,8 @@ def accumulated(impl, case):
 
 @forgetting.scenario()
 def accumulated_once(impl, case):
-    return {"m for one micro-batch": impl(case.number("momentum", 0.15, 0.45), 1)}
+    m = impl(momentum=case.number("momentum", 0.15, 0.45), micro_batches=1)
+    return {"m for one micro-batch": m, "m is a float": isinstance(m, float)}
 
 
 @forgetting.scenario()
@@ -740,13 +916,30 @@ def replaced_kinds(impl, case):
     model = _kinds(case)
     model(_maps(case))  # a lazy layer that does not know its channels cannot be copied
     replaced = impl(_seq(block=nn.ModuleDict({"a": nn.ModuleList([model])})), lambda bn: nn.Identity())
-    return {"layers": _outline(replaced), "y": replaced.block["a"][0].eval()(_maps(case)).detach()}
+    return {
+        "layers": _outline(replaced),
+        "layers of each kind": _outline(impl(_EachKind(), lambda bn: nn.Identity())),
+        "y": replaced.block["a"][0].eval()(_maps(case)).detach(),
+    }
 
 
 @everywhere.scenario()
 def replaced_by_something_around(impl, case):
-    model = impl(_net(case), _Around)
-    return {"layers": _outline(model.stem), "y": model.eval()(_maps(case)).detach()}
+    given = []
+
+    def around(bn):
+        trained = "".join(name[0] for name, p in bn.named_parameters() if p.requires_grad)
+        given.append(f"{bn.num_features} {bn.eps} {bn.momentum} {bn.training} {trained}")
+        return _Around(bn)
+
+    model = _mixed(case)
+    model.stem.bn.eps, model.bn.momentum = 0.3, None
+    model = impl(model, around)
+    return {
+        "layers": _outline(model.stem),
+        "layers that make is given: channels, eps, momentum, training, trained": ", ".join(sorted(given)),
+        "y": model.eval()(_maps(case)).detach(),
+    }
 
 
 @everywhere.scenario()
@@ -763,15 +956,21 @@ def replaced_shared(impl, case):
     bn = nn.BatchNorm1d(3)
     linear = nn.Linear(3, 3)
     block = _seq(linear=nn.Linear(3, 3), bn=nn.BatchNorm1d(3))
-    model = _seq(a=bn, one=linear, b=bn, inner=_seq(again=bn, two=linear), left=block, right=block)
-    new = impl(case.fill(model), _Stand)
+    model = _seq(
+        a=bn, one=linear, b=bn, inner=_seq(again=bn, two=linear), left=block, right=block, tied=nn.Linear(3, 3)
+    )
+    model.tied.weight = linear.weight
+    x = _drifting(case, 4)
+    new, around = impl(case.fill(model), _Stand), impl(model, _Around)
     return {
         "one layer for a BatchNorm used twice in a row": new.a is new.b,
         "one layer for a BatchNorm used in two blocks": new.a is new.inner.again,
         "one linear layer": new.one is new.inner.two,
         "one block": new.left is new.right,
+        "one tied weight": new.tied.weight is new.one.weight,
         "kinds": ", ".join(type(m).__name__ for m in (new.a, new.b, new.inner.again, new.right.bn)),
-        "y": new.eval()(_drifting(case, 4)).detach(),
+        "y": new.eval()(x).detach(),
+        "y of layers with the old ones inside": around.eval()(x).detach(),
     }
 
 
@@ -780,10 +979,20 @@ untouched = replace.group("a new model: the input keeps its layers, and shares n
 
 @untouched.scenario()
 def replaced_input(impl, case):
-    model = _net(case)
+    model = _mixed(case)
+    model.body.drop.eval()
     x = _maps(case)
     new = impl(model, _Stand)
-    seen = {"layers of the input": _outline(model), "result is the input": new is model}
+    kept = {name for name, m in new.named_modules() if not isinstance(m, _Stand)}
+    trained = [name for name, p in new.named_parameters() if p.requires_grad and name.rpartition(".")[0] in kept]
+    seen = {
+        "layers of the input": _outline(model),
+        "modules of the input in eval mode": _in_eval(model),
+        "trained parameters of the input": _trainable(model),
+        "result is the input": new is model,
+        "kept modules in eval mode": ", ".join(n for n, m in new.named_modules() if n in kept and not m.training),
+        "trained parameters of kept modules": ", ".join(trained),
+    }
     with torch.no_grad():
         for tensor in (*new.parameters(), *new.buffers()):
             tensor.zero_()
@@ -792,13 +1001,17 @@ def replaced_input(impl, case):
 
 @untouched.scenario()
 def replaced_input_kept_inside(impl, case):
-    model = _net(case)
-    x = _maps(case)
-    new = impl(model, _Around)
-    with torch.no_grad():
-        for tensor in (*new.parameters(), *new.buffers()):
-            tensor.zero_()
-    return {"layers of the input": _outline(model), "output of the input afterwards": model.eval()(x).detach()}
+    model, alone = _net(case), case.fill(nn.BatchNorm1d(3))
+    for each in (model, alone):
+        new = impl(each, _Around)
+        with torch.no_grad():
+            for tensor in (*new.parameters(), *new.buffers()):
+                tensor.zero_()
+    return {
+        "layers of the input": _outline(model),
+        "output of the input afterwards": model.eval()(_maps(case)).detach(),
+        "output of a BatchNorm afterwards": alone.eval()(_drifting(case, 4, name="table")).detach(),
+    }
 
 
 # --- weight_decay_groups ----------------------------------------------------------------------------------------
@@ -853,6 +1066,10 @@ def decay_of_norms(impl, case):
         layer=nn.LayerNorm((4, 2)),
         rms=nn.RMSNorm(2),
         instance=nn.InstanceNorm2d(4, affine=True),
+        bn1=nn.BatchNorm1d(2),
+        bn3=_OwnBatchNorm3d(2),
+        instance1=nn.InstanceNorm1d(2, affine=True),
+        instance3=nn.InstanceNorm3d(2, affine=True),
     )
     listed, groups = _groups(impl, case, case.fill(model))
     return {"with decay": listed["decay"], "without": listed["none"], **_decayed(model, groups)}
@@ -860,10 +1077,28 @@ def decay_of_norms(impl, case):
 
 @spared.scenario()
 def decay_of_others(impl, case):
-    # Weights with one axis, biases whose names only begin so, a parameter of no layer of torch's.
-    model = _seq(lstm=nn.LSTM(2, 2), prelu=nn.PReLU(3), own=_Scaled(3), fc=nn.Linear(3, 2))
+    # Weights with one axis, biases whose names only begin or end so, a parameter of no layer of torch's.
+    model = _seq(
+        lstm=nn.LSTM(2, 2),
+        prelu=nn.PReLU(3),
+        own=_Scaled(3),
+        fc=nn.Linear(3, 2),
+        embedding=nn.Embedding(3, 2),
+        attention=nn.MultiheadAttention(2, 1),
+    )
     listed, groups = _groups(impl, case, case.fill(model))
     return {"with decay": listed["decay"], "without": listed["none"], **_decayed(model, groups)}
+
+
+@spared.scenario()
+def decay_of_one_layer(impl, case):
+    # The model is the layer. One of the two groups may be empty.
+    seen = {}
+    layers = {"linear": nn.Linear(3, 2), "norm": nn.LayerNorm((2, 2)), "no bias": nn.Linear(3, 2, bias=False)}
+    for name, layer in layers.items():
+        listed, _ = _groups(impl, case, case.fill(layer))
+        seen |= {f"{name}, {key}": parameters for key, parameters in listed.items()}
+    return seen
 
 
 once = decay.group("each trainable parameter exactly once", points=0.5)
@@ -877,7 +1112,11 @@ def decay_of_trainable(impl, case):
         parameter.requires_grad = False
     listed, groups = _groups(impl, case, model)
     total = sum(p.detach().square().sum() for group in groups for p in group["params"])
-    return {"listed": ", ".join(sorted(filter(None, listed.values()))), "Σ squares": total}
+    return {
+        "listed": ", ".join(sorted(filter(None, listed.values()))),
+        "trained afterwards": _trainable(model),
+        "Σ squares": total,
+    }
 
 
 @once.scenario()
