@@ -269,7 +269,7 @@ MISCONCEPTIONS = [
     ),
     _freeze(
         "every_norm", ((_FIND, '[m for m in model.modules() if "Norm" in type(m).__name__]'),),
-        "Norms of other kinds are frozen with the BatchNorm layers: they have nothing that goes stale.",
+        "Norms of other kinds are frozen as well: layer, group and instance normalisation are no BatchNorm.",
         FINDING, "'Norm' in type(m).__name__",
     ),
     _freeze(
