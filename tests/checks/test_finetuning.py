@@ -11,6 +11,7 @@ from tests.checks.every_topic import *  # noqa: F403  the tests
 from tests.right_answers.finetuning import RIGHT
 
 TOPIC = "finetuning"
+# Parts of the references, which the mistakes below change.
 _FIND = "batchnorm_layers(model, tracked=True)"
 _LAYERS = f"{_FIND}.values()"
 _KEEP = ("def freeze_batchnorm", "def _keep(layer, args, y):\n    layer.last = y\n\n\ndef freeze_batchnorm")
@@ -21,7 +22,7 @@ def _without(kind):
     return [(_LAYERS, f"[m for m in model.modules() if is_batchnorm(m) and not isinstance(m, nn.BatchNorm{kind})]")]
 
 
-_FROZEN, _MODE_BACK = "batchnorm_layers(model).values()", "layer.train(training)"
+_EACH_LAYER, _MODE_BACK = "batchnorm_layers(model).values()", "layer.train(training)"
 _WANTED_BACK = "parameter.requires_grad = wanted.get(name, parameter.requires_grad)"
 _REMEMBER = "layer.frozen_from = layer.training, wanted"
 
@@ -50,8 +51,8 @@ _SET_SIZE = "self.virtual_batch_size = virtual_batch_size"
 _IS_NORM = "is_batchnorm(m) or isinstance(m, norms)"
 _GIVEN = "layers that make is given: channels, eps, momentum, training, trained"
 _MADE = "make(copy.deepcopy(layer, memo))"
-_NORMS = ("BatchNorm1d", "BatchNorm2d", "SyncBatchNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d")
-_NORMS += ("GroupNorm", "LayerNorm", "RMSNorm")
+_NORMS = [f"{kind}Norm{axes}d" for kind in ("Batch", "Instance") for axes in (1, 2, 3)]
+_NORMS += ["SyncBatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
 
 
 CLAUSES = [
@@ -158,13 +159,13 @@ CLAUSES = [
         "unfreeze_batchnorm",
         "a model that is a BN",
         "unfrozen_each_kind: mode of a model that is a BatchNorm",
-        [(_FROZEN, "[m for m in model.modules() if is_batchnorm(m) and m is not model]")],
+        [(_EACH_LAYER, "[m for m in model.modules() if is_batchnorm(m) and m is not model]")],
     ),
     (
         "unfreeze_batchnorm",
         "a model that is a BN",
         "unfrozen_parameters_of_each_kind: of a model that is a BatchNorm",
-        [(_FROZEN, "[m for m in model.modules() if is_batchnorm(m) and m is not model]")],
+        [(_EACH_LAYER, "[m for m in model.modules() if is_batchnorm(m) and m is not model]")],
     ),
     (
         "unfreeze_batchnorm",
@@ -229,7 +230,7 @@ CLAUSES = [
         "unfrozen_copy: layers of the original in eval mode",
         [
             (_REMEMBER, f"{_REMEMBER}\n            vars(freeze_batchnorm).setdefault('all', []).append(layer)"),
-            (_FROZEN, f"(*{_FROZEN}, *vars(freeze_batchnorm)['all'])"),
+            (_EACH_LAYER, f"(*{_EACH_LAYER}, *vars(freeze_batchnorm)['all'])"),
         ],
     ),
     (
@@ -511,7 +512,7 @@ CLAUSES = [
         "replace_batchnorm",
         "every BN kind, of every rank",
         "replaced_kinds: layers of each kind",
-        [(_FROZEN, "[m for m in model.modules() if is_batchnorm(m) and not isinstance(m, nn.BatchNorm3d)]")],
+        [(_EACH_LAYER, "[m for m in model.modules() if is_batchnorm(m) and not isinstance(m, nn.BatchNorm3d)]")],
     ),
     (
         "replace_batchnorm",
@@ -587,7 +588,7 @@ CLAUSES = [
             "weight_decay_groups",
             f"norms get 0: {kind}",
             "decay_of_norms: without",
-            [(_IS_NORM, f"type(m) is not nn.{kind} and ({_IS_NORM})")],
+            [(_IS_NORM, f"not isinstance(m, nn.{kind}) and ({_IS_NORM})")],
         )
         for kind in _NORMS
     ),
