@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from course_lib.misconceptions import Misconception
+from course_lib.misconceptions import Misconception, reference
 from course_lib.running_stats import is_batchnorm
 
 SWITCHES = "chapter 4, «Four switches»"
@@ -65,6 +65,14 @@ def _groups(name, change, hint, read, seen):
 _OF_RANKS = "[m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))]"
 _OF_TORCH = "[m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]"
 _RETURN = "    return model"
+_TRAIN_OF_THIS_MODEL = """    def train(mode=True):
+        nn.Module.train(model, mode)
+        for layer in layers:
+            layer.training = False
+        return model
+
+    model.train = train
+    return model"""
 # freeze_batchnorm
 _FIND = "batchnorm_layers(model, tracked=True).values()"
 _OVERRIDE = "layer.train = Always(nn.Module.train, layer, False)"
@@ -118,15 +126,15 @@ _FIRST = '{"params": [p for p in trainable if id(p) not in spared], "weight_deca
 _SECOND = '{"params": [p for p in trainable if id(p) in spared], "weight_decay": 0.0}'
 
 
-def _by_hand(running_var="var * (n / (n - 1))", var="var", mean="mean"):
-    """Ghost batches without torch's layer, as edits: what goes into running_var, and what normalises."""
+def _by_hand(running_var="var * (n / (n - 1))", var="var", mean="mean", into_buffer=".detach()"):
+    """Ghost batches without torch's layer, as edits: what goes into the buffers, and what normalises."""
     body = f"""outputs = []
         for part in {_PARTS}:
             axes, n = (0, *range(2, part.dim())), part[:, :1].numel()
             mean, var = part.mean(axes, keepdim=True), part.var(axes, correction=0, keepdim=True)
             if self.running_mean is not None:
-                self.running_mean.lerp_(mean.detach().flatten(), self.momentum)
-                self.running_var.lerp_(({running_var}).detach().flatten(), self.momentum)
+                self.running_mean.lerp_(mean{into_buffer}.flatten(), self.momentum)
+                self.running_var.lerp_(({running_var}){into_buffer}.flatten(), self.momentum)
             y = (part - {mean}) / ({var} + self.eps).sqrt()
             if self.weight is not None:
                 y = y * self.weight.view_as(mean) + self.bias.view_as(mean)
@@ -179,6 +187,48 @@ def _set_by_dotted_name(model, make):
     return model
 
 
+def _root_of_the_original(model, make):
+    return make(model) if is_batchnorm(model) else reference("finetuning.replace_batchnorm")(model, make)
+
+
+def _table_of_layers_only(model, make):
+    """A table from layer to replacement, and no list of the blocks that have been walked through."""
+    model, made = copy.deepcopy(model), {}
+
+    def walk(module):
+        for name, child in list(module._modules.items()):
+            if is_batchnorm(child):
+                made[child] = made[child] if child in made else make(child)
+                setattr(module, name, made[child])
+            else:
+                walk(child)
+        return module
+
+    return make(model) if is_batchnorm(model) else walk(model)
+
+
+def _child_by_child(model, make):
+    """Copies every module by itself."""
+    made = {}
+
+    def rebuilt(module):
+        if is_batchnorm(module):
+            made[module] = made[module] if module in made else make(copy.deepcopy(module))
+            return made[module]
+        if not module._modules:
+            return copy.deepcopy(module)
+        new = copy.copy(module)
+        new._modules = {name: rebuilt(child) for name, child in module._modules.items()}
+        return new
+
+    return rebuilt(model)
+
+
+def _without_empty_groups(model, weight_decay):
+    groups = reference("finetuning.weight_decay_groups")(model, weight_decay)
+    return [group for group in groups if group["params"]]
+
+
 # fmt: off
 MISCONCEPTIONS = [
     # --- freeze_batchnorm
@@ -218,6 +268,11 @@ MISCONCEPTIONS = [
         FINDING, "hasattr(m, 'running_mean')",
     ),
     _freeze(
+        "every_norm", ((_FIND, '[m for m in model.modules() if "Norm" in type(m).__name__]'),),
+        "Norms of other kinds are frozen as well: layer, group and instance normalisation are no BatchNorm.",
+        FINDING, "'Norm' in type(m).__name__",
+    ),
+    _freeze(
         "on_top", ((_FIND, "[m for m in model.children() if is_batchnorm(m)]"),),
         "Only the model's own children are frozen: layers inside its blocks are not found.",
         FINDING, "a loop over model.children()",
@@ -226,6 +281,12 @@ MISCONCEPTIONS = [
         "whole_model", ((_RETURN, "    model.train = Always(nn.Module.train, model, False)\n    return model.eval()"),),
         "The whole model stays in eval mode: dropout and all else still has to change modes with the model.",
         OVERRIDE, "overriding train() of the model by nothing",
+    ),
+    _freeze(
+        "bound_to_the_original",
+        ((_OVERRIDE, "pass"), (_MODE, "        layer.training = False\n"), (_RETURN, _TRAIN_OF_THIS_MODEL)),
+        "A copy that changes modes changes the original instead: what replaced its train remembers the model.",
+        OVERRIDE, "an inner function set as the model's train",
     ),
     _freeze(
         "all_parameters", ((_EACH_PARAMETER, "for parameter in model.parameters():"),),
@@ -324,6 +385,11 @@ MISCONCEPTIONS = [
         "saved_state_kept", ((_FORGET, "vars(layer).pop('train', None)"),),
         "The saved state is still there after unfreezing, and a second call restores it once more.",
         UNDOING, "answers that never delete what they saved",
+    ),
+    _unfreeze(
+        "first_freeze_for_good", ((_IF_FROZEN, 'if "train" in vars(layer):'), (_FORGET, "del layer.train")),
+        "What was saved by the first freeze is restored after a later one too: forget it once it has been used.",
+        UNDOING, "saving where nothing is saved yet, and never deleting it",
     ),
     _unfreeze(
         "one_two_three", ((_FIND_FROZEN, _OF_RANKS),),
@@ -501,6 +567,12 @@ MISCONCEPTIONS = [
         AS_BEFORE, "model.train() at the end",
     ),
     _recalibrate(
+        "left_in_eval_after_an_error",
+        (("    finally:\n        for module, training", "    else:\n        for module, training"),),
+        "When it refuses a model or the model raises, everything is left in eval mode: modes come back then too.",
+        AS_BEFORE, "restoring the modes in the last lines, without try and finally",
+    ),
+    _recalibrate(
         "with_history", ((_NO_GRAD, "with torch.enable_grad():"),),
         "Statistics with an autograd history went into the buffers: nothing here needs gradients.",
         AS_BEFORE, "a forgotten no_grad",
@@ -591,6 +663,17 @@ MISCONCEPTIONS = [
         SPLIT, "an assertion, or a view that needs equal parts",
     ),
     _ghost(
+        "written_into_the_input",
+        ((_GHOSTS, f"for part in {_PARTS}:\n            part.copy_(normalise(part.clone()))\n        return x"),),
+        "The input was overwritten with the output: whoever gave it may still need it.",
+        SPLIT, "x[i:j] = bn(x[i:j]) in a loop",
+    ),
+    _ghost(
+        "untracked_as_a_whole", (("if not self.training:", "if not self.training or self.running_mean is None:"),),
+        "Without running statistics the batch is normalised as a whole: in training, virtual batches always are.",
+        GHOST, "torch's own condition for taking the batch's statistics, turned round",
+    ),
+    _ghost(
         "one_update",
         ((_GHOSTS, f"super().forward(x)\n        return torch.cat([{_PLAIN.format('part')} for part in {_PARTS}])"),),
         "The running statistics moved once, towards those of the whole batch: each virtual batch is an update.",
@@ -656,6 +739,11 @@ MISCONCEPTIONS = [
         "biased_running_var", _by_hand(running_var="var"),
         "running_var gets the biased variance: it keeps the unbiased one, over n − 1.",
         UPDATES, "one variance for both purposes, in layers written by hand",
+    ),
+    _ghost(
+        "with_history", _by_hand(into_buffer=""),
+        "The running statistics carry an autograd history: the graphs of all batches stay in memory behind them.",
+        UPDATES, "a forgotten no_grad or detach, in layers written by hand",
     ),
     _ghost(
         "unbiased_normalisation", _by_hand(var="var * (n / (n - 1))"),
@@ -746,6 +834,21 @@ MISCONCEPTIONS = [
         A_NEW_ONE, "calling make before copying",
     ),
     _replace(
+        "root_of_the_original", _root_of_the_original,
+        "A model that is itself a BatchNorm was given to make without a copy: what make keeps of it belongs to both.",
+        A_NEW_ONE, "a case for the model itself, before the copy",
+    ),
+    _replace(
+        "visited_again", _table_of_layers_only,
+        "A block that stands in two places was walked through twice, and what had been put in was replaced again.",
+        SHARED, "a table of layers, and none of the blocks",
+    ),
+    _replace(
+        "child_by_child", _child_by_child,
+        "Every module was copied by itself: what two places of the input share, they do not share in the copy.",
+        SHARED, "rebuilding a model from copies of its children",
+    ),
+    _replace(
         "made_anew", _walk(),
         "A layer that stands in several places became several layers: make one, and use it everywhere.",
         SHARED, "a recursive walk that calls make wherever it meets a layer",
@@ -827,6 +930,17 @@ MISCONCEPTIONS = [
         DECAY, "name.endswith('bias')",
     ),
     _groups(
+        "bias_by_beginning", ((_IS_BIAS, 'if name.rpartition(".")[2].startswith("bias"):'),),
+        "Some biases decay: that of an attention layer has a name that does not begin so.",
+        DECAY, "name.startswith('bias')",
+    ),
+    _groups(
+        "embeddings_spared",
+        ((_OF_NORMS, _OF_NORMS.replace("isinstance(m, norms)", "isinstance(m, (*norms, nn.Embedding))")),),
+        "Embeddings were spared: they are neither norms nor biases.",
+        DECAY, "a blacklist of LayerNorm and Embedding, in training scripts for language models",
+    ),
+    _groups(
         "known_layers_only",
         ((
             _DECAYING,
@@ -840,6 +954,11 @@ MISCONCEPTIONS = [
         "order_swapped", ((_FIRST, _SECOND.replace("0.0", "0")), (_SECOND, _FIRST)),
         "The groups have changed places: the one that decays comes first.",
         DECAY, "no_decay first",
+    ),
+    _groups(
+        "empty_group_left_out", _without_empty_groups,
+        "A group without parameters was left out: there are always two, so that the caller can tell them apart.",
+        DECAY, "if params: before a group is added",
     ),
     _groups(
         "frozen_included", ((_TRAINABLE, "list(model.parameters())"),),

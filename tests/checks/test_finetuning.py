@@ -11,6 +11,50 @@ from tests.checks.every_topic import *  # noqa: F403  the tests
 from tests.right_answers.finetuning import RIGHT
 
 TOPIC = "finetuning"
+# Parts of the references, which the mistakes below change.
+_FIND = "batchnorm_layers(model, tracked=True)"
+_LAYERS = f"{_FIND}.values()"
+_KEEP = ("def freeze_batchnorm", "def _keep(layer, args, y):\n    layer.last = y\n\n\ndef freeze_batchnorm")
+
+
+def _without(kind):
+    """The edit that finds every layer but those of one rank."""
+    return [(_LAYERS, f"[m for m in model.modules() if is_batchnorm(m) and not isinstance(m, nn.BatchNorm{kind})]")]
+
+
+_EACH_LAYER, _MODE_BACK = "batchnorm_layers(model).values()", "layer.train(training)"
+_WANTED_BACK = "parameter.requires_grad = wanted.get(name, parameter.requires_grad)"
+_REMEMBER = "layer.frozen_from = layer.training, wanted"
+
+
+def _others(trained):
+    """The edit that sets the `requires_grad` of every parameter of no BatchNorm layer, when undoing."""
+    each = "for m in model.modules() if not is_batchnorm(m) for p in m.parameters(recurse=False)"
+    return [(_MODE_BACK, f"{_MODE_BACK}\n            [p.requires_grad_({trained}) {each}]")]
+
+
+_SPLIT = "x.split(self.virtual_batch_size)"
+
+
+def _of_rank(axes):
+    """The edit that does not split an input of so many axes."""
+    return [(_SPLIT, f"x.split(len(x) if x.dim() == {axes} else self.virtual_batch_size)")]
+
+
+def _in_eval(y):
+    """The edit of what comes out in eval mode."""
+    old = "            return super().forward(x)"
+    return [(old, f"            both = self.running_mean, self.running_var\n            return {y}")]
+
+
+_SET_SIZE = "self.virtual_batch_size = virtual_batch_size"
+_IS_NORM = "is_batchnorm(m) or isinstance(m, norms)"
+_GIVEN = "layers that make is given: channels, eps, momentum, training, trained"
+_MADE = "make(copy.deepcopy(layer, memo))"
+_NORMS = [f"{kind}Norm{axes}d" for kind in ("Batch", "Instance") for axes in (1, 2, 3)]
+_NORMS += ["SyncBatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
+
+
 CLAUSES = [
     ("freeze_batchnorm", "frozen from then on", "frozen_at_once", "gradients_only"),
     ("freeze_batchnorm", "survive train(): the buffers", "frozen_while_training", "gradients_only"),
@@ -18,8 +62,55 @@ CLAUSES = [
     ("freeze_batchnorm", "survive train(), frozen while evaluating", "frozen_from_eval", "eval_once"),
     ("freeze_batchnorm", "every BN kind", "frozen_kinds: layers in eval mode after train()", "one_two_three"),
     ("freeze_batchnorm", "every BN kind, the course's", "frozen_kinds: course.running_mean", "torch_only"),
+    (
+        "freeze_batchnorm",
+        "survive train(), a lazy layer that has become another class",
+        "frozen_kinds: layers in eval mode after train()",
+        [
+            (
+                "layer.train = Always(nn.Module.train, layer, False)",
+                "kind = type(layer)\n        steady = {'train': lambda self, mode=True: nn.Module.train(self, False)}\n"
+                "        layer.__class__ = type(kind.__name__, (kind,), steady)",
+            )
+        ],
+    ),
+    ("freeze_batchnorm", "every BN kind, of every rank", "frozen_each_kind", "one_two_three"),
+    ("freeze_batchnorm", "of every rank: 1d", "frozen_from_eval: 1d: bn.running_mean after a step", _without("1d")),
+    ("freeze_batchnorm", "of every rank: 3d", "frozen_from_eval: 3d: bn.running_mean after a step", _without("3d")),
+    (
+        "freeze_batchnorm",
+        "what derives from a kind",
+        "frozen_each_kind: layers in eval mode after train()",
+        [(_LAYERS, "[m for m in model.modules() if is_batchnorm(m) and type(m).__base__ is not nn.BatchNorm3d]")],
+    ),
+    (
+        "freeze_batchnorm",
+        "a model that is a BN",
+        "frozen_each_kind: output of a model that is one",
+        [(_LAYERS, "[m for m in model.modules() if is_batchnorm(m) and m is not model]")],
+    ),
+    ("freeze_batchnorm", "affine, by its place", "frozen_each_kind", [("affine: bool", "*, affine: bool")]),
     ("freeze_batchnorm", "every BN kind's γ and β", "frozen_parameters_of_kinds: trained parameters", "torch_only"),
     ("freeze_batchnorm", "no other kind", "frozen_kinds: instance.running_mean", "by_buffers"),
+    ("freeze_batchnorm", "no other norm", "frozen_parameters_of_kinds: gradient of group.bias", "every_norm"),
+    (
+        "freeze_batchnorm",
+        "nothing else, at once: evaluated",
+        "frozen_nothing_else: layers in eval mode at once",
+        [("    return model", "    for module in model.modules():\n        module.training = False\n    return model")],
+    ),
+    (
+        "freeze_batchnorm",
+        "nothing else, at once: trained",
+        "frozen_from_eval: 1d: layers in eval mode at once",
+        [("    return model", "    return model.train()")],
+    ),
+    (
+        "freeze_batchnorm",
+        "nothing else, at once: trained",
+        "frozen_from_eval: 3d: layers in eval mode at once",
+        [("    return model", "    return model.train()")],
+    ),
     ("freeze_batchnorm", "nothing else", "frozen_nothing_else: layers in eval mode after train()", "whole_model"),
     (
         "freeze_batchnorm",
@@ -40,18 +131,120 @@ CLAUSES = [
         "frozen_in_place: output after freezing twice",
         [('if not hasattr(layer, "frozen_from"):', 'assert not hasattr(layer, "frozen_from")\n        if True:')],
     ),
+    ("freeze_batchnorm", "survive train(): the counters", "frozen_while_training: batches counted", "gradients_only"),
     ("freeze_batchnorm", "a frozen model deep-copies", "frozen_copy", "scale_kept"),
+    (
+        "freeze_batchnorm",
+        "a frozen model deep-copies, after a step too",
+        "frozen_copy",
+        [("    return model", "    for m in layers:\n        m.register_forward_hook(_keep)\n    return model"), _KEEP],
+    ),
+    (
+        "freeze_batchnorm",
+        "a copy is one of its own",
+        "frozen_copy: modules of the copy in train mode after eval()",
+        "bound_to_the_original",
+    ),
+    (
+        "freeze_batchnorm",
+        "a copy is one of its own",
+        "frozen_copy: layers of the original in eval mode",
+        "bound_to_the_original",
+    ),
     ("unfreeze_batchnorm", "each layer's earlier mode", "unfrozen_modes: layers in eval mode", "always_train"),
     ("unfreeze_batchnorm", "each layer's, whatever the model's", "unfrozen_after_eval", "mode_of_the_model"),
     ("unfreeze_batchnorm", "every BN kind", "unfrozen_after_eval", "one_two_three"),
+    ("unfreeze_batchnorm", "every BN kind, of every rank", "unfrozen_each_kind: layers in eval mode", "always_train"),
+    (
+        "unfreeze_batchnorm",
+        "a model that is a BN",
+        "unfrozen_each_kind: mode of a model that is a BatchNorm",
+        [(_EACH_LAYER, "[m for m in model.modules() if is_batchnorm(m) and m is not model]")],
+    ),
+    (
+        "unfreeze_batchnorm",
+        "a model that is a BN",
+        "unfrozen_parameters_of_each_kind: of a model that is a BatchNorm",
+        [(_EACH_LAYER, "[m for m in model.modules() if is_batchnorm(m) and m is not model]")],
+    ),
+    (
+        "unfreeze_batchnorm",
+        "every BN kind's requires_grad",
+        "unfrozen_parameters_of_each_kind: trained parameters",
+        [("wanted.get(name, parameter.requires_grad)", "isinstance(layer, nn.modules.batchnorm._BatchNorm)")],
+    ),
+    (
+        "unfreeze_batchnorm",
+        "each layer's, and no other's: modes",
+        "unfrozen_modes: layers in eval mode",
+        [(_MODE_BACK, f"model.train()\n            {_MODE_BACK}")],
+    ),
+    (
+        "unfreeze_batchnorm",
+        "each layer's, and no other's: InstanceNorm",
+        "unfrozen_after_eval: instance.running_mean after a step",
+        [
+            (
+                _MODE_BACK,
+                f"{_MODE_BACK}\n            [m.train() for m in model.children() if 'Inst' in type(m).__name__]",
+            )
+        ],
+    ),
+    (
+        "unfreeze_batchnorm",
+        "follows eval() again",
+        "unfrozen_follows_train: layers in train mode after eval()",
+        [(_MODE_BACK, f"{_MODE_BACK}\n            layer.train = Always(nn.Module.train, layer, True)")],
+    ),
     ("unfreeze_batchnorm", "follows train() again", "unfrozen_follows_train", "still_frozen"),
     ("unfreeze_batchnorm", "earlier requires_grad", "unfrozen_gradients: trained parameters", "never_trainable"),
     ("unfreeze_batchnorm", "each parameter's own", "unfrozen_gradients: trained parameters", "all_trainable"),
     ("unfreeze_batchnorm", "after affine=False", "unfrozen_without_affine: trained parameters", "all_trainable"),
+    (
+        "unfreeze_batchnorm",
+        "after affine=False nothing stops",
+        "unfrozen_without_affine: gradient of bn.weight",
+        [(_WANTED_BACK, "parameter.requires_grad = False")],
+    ),
+    ("unfreeze_batchnorm", "no other parameter stops", "unfrozen_gradients: gradient of fc.weight", _others(False)),
+    ("unfreeze_batchnorm", "no other is trained", "unfrozen_gradients: trained parameters", _others(True)),
+    (
+        "unfreeze_batchnorm",
+        "the state before this freeze, not an earlier one",
+        "unfrozen_in_turns",
+        "first_freeze_for_good",
+    ),
+    (
+        "unfreeze_batchnorm",
+        "nothing to undo",
+        "unfrozen_in_turns",
+        "only_once",
+    ),
     ("unfreeze_batchnorm", "unfreezing twice = once", "unfrozen_twice", "only_once"),
     ("unfreeze_batchnorm", "unfreezing twice = once", "unfrozen_twice: layers in eval mode", "saved_state_kept"),
     ("unfreeze_batchnorm", "in place", "unfrozen_twice: returns the model it was given", "a_copy"),
     ("unfreeze_batchnorm", "freezing twice = once", "unfrozen_after_freezing_twice", "second_freeze_remembered"),
+    (
+        "unfreeze_batchnorm",
+        "a copy's undoing is its own",
+        "unfrozen_copy: layers of the original in eval mode",
+        [
+            (_REMEMBER, f"{_REMEMBER}\n            vars(freeze_batchnorm).setdefault('all', []).append(layer)"),
+            (_EACH_LAYER, f"(*{_EACH_LAYER}, *vars(freeze_batchnorm)['all'])"),
+        ],
+    ),
+    (
+        "unfreeze_batchnorm",
+        "the statistics stay",
+        "unfrozen_keys: output",
+        [(_MODE_BACK, f"{_MODE_BACK}\n            layer.reset_running_stats()")],
+    ),
+    (
+        "unfreeze_batchnorm",
+        "the counters stay",
+        "unfrozen_keys: batches counted",
+        [(_MODE_BACK, f"{_MODE_BACK}\n            layer.reset_running_stats()")],
+    ),
     ("unfreeze_batchnorm", "a copy can be undone", "unfrozen_copy: of the copy", "remembered_elsewhere"),
     (
         "unfreeze_batchnorm",
@@ -66,7 +259,21 @@ CLAUSES = [
         [("layer.train(training)", "layer.train(training)\n            layer.register_buffer('was', torch.ones(1))")],
     ),
     ("recalibrate", "exact: every value counts once", "recalibrated_table", "batches_averaged"),
-    ("recalibrate", "exact: what is between the batches", "recalibrated_maps: bn.running_var", "within_only"),
+    ("recalibrate", "exact: what is between the batches, 1d", "recalibrated_maps: 1d: running_var", "within_only"),
+    ("recalibrate", "exact: what is between the batches, 2d", "recalibrated_maps: 2d: running_var", "within_only"),
+    ("recalibrate", "exact: what is between the batches, 3d", "recalibrated_maps: 3d: running_var", "within_only"),
+    (
+        "recalibrate",
+        "exact for every rank",
+        "recalibrated_maps: 3d: running_mean",
+        [("rows = x.double()", "rows = x.double()[..., 0] if x.dim() == 5 else x.double()")],
+    ),
+    (
+        "recalibrate",
+        "a model that is a BN",
+        "recalibrated_maps",
+        [(_FIND, "{name: layer for name, layer in batchnorm_layers(model).items() if name}")],
+    ),
     ("recalibrate", "population statistics: unbiased", "recalibrated_whole: bn.running_var", "biased_variance"),
     ("recalibrate", "of its input", "recalibrated_whole", "of_the_output"),
     ("recalibrate", "earlier BNs use their new buffers", "recalibrated_net: bn.running_var", "one_pass"),
@@ -75,6 +282,35 @@ CLAUSES = [
     ("recalibrate", "call order", "recalibrated_in_call_order", "definition_order"),
     ("recalibrate", "each BN, of every kind", "recalibrated_kinds", "one_two_three"),
     ("recalibrate", "everything in eval while running", "recalibrated_without_dropout", "dropout_active"),
+    (
+        "recalibrate",
+        "everything in eval, whatever the model's own mode",
+        "recalibrated_rest: batches counted",
+        [("for module, _ in modes:", "for module, _ in modes if model.training else []:")],
+    ),
+    (
+        "recalibrate",
+        "each BN, one that stays in eval mode too",
+        "recalibrated_net_again",
+        [("for layer in list(order):", "for layer in [m for m in order if m.train().training != m.eval().training]:")],
+    ),
+    (
+        "recalibrate",
+        "a BN without input stays as it is",
+        "recalibrated_reached: head.bn.running_mean",
+        [
+            (
+                "    return model",
+                "    [m.reset_running_stats() for m in {*layers.values()} - {*order}]\n    return model",
+            )
+        ],
+    ),
+    (
+        "recalibrate",
+        "a BN without input is no error",
+        "recalibrated_reached",
+        [("for layer in list(order):", "for layer in layers.values():")],
+    ),
     ("recalibrate", "in place", "recalibrated_rest", "a_copy"),
     ("recalibrate", "returns the model", "recalibrated_rest: returns the model it was given", "a_copy"),
     ("recalibrate", "weights as before", "recalibrated_rest: weights", "affine_reset"),
@@ -86,6 +322,41 @@ CLAUSES = [
         "requires_grad as before",
         "recalibrated_rest: trained parameters",
         [("    return model", "    return model.requires_grad_(True)")],
+    ),
+    (
+        "recalibrate",
+        "gradients as before",
+        "recalibrated_rest: gradients kept",
+        [("    return model", "    model.zero_grad()\n    return model")],
+    ),
+    (
+        "recalibrate",
+        "the grad mode as before",
+        "recalibrated_rest: gradients are recorded",
+        [("with torch.no_grad():", "torch.set_grad_enabled(False)\n        if True:")],
+    ),
+    (
+        "recalibrate",
+        "hooks of others as before",
+        "recalibrated_rest: hooks",
+        [("handle.remove()", "[layer._forward_pre_hooks.clear() for layer in hooks]")],
+    ),
+    (
+        "recalibrate",
+        "modes as before, after an error too",
+        "recalibrated_refusals: layers in eval mode after an error",
+        "left_in_eval_after_an_error",
+    ),
+    (
+        "recalibrate",
+        "no hooks left, after an error too",
+        "recalibrated_refusals: hooks after an error",
+        [
+            (
+                "        finally:\n            for",
+                "        except IndexError:\n            pass\n        else:\n            for",
+            )
+        ],
     ),
     ("recalibrate", "no history in the buffers", "recalibrated_rest", "with_history"),
     (
@@ -111,16 +382,102 @@ CLAUSES = [
     ),
     ("GhostBatchNorm", "statistics per virtual batch", "ghost_of_table: y", "whole_batch"),
     ("GhostBatchNorm", "split on dim 0, the last smaller", "ghost_of_table", "equal_parts"),
-    ("GhostBatchNorm", "any rank; eps", "ghost_of_maps: y", "eps_ignored"),
-    ("GhostBatchNorm", "the last is smaller", "ghost_of_maps: y", "rest_joined"),
+    ("GhostBatchNorm", "split, nothing left over", "ghost_of_table: y of parts of the same size", "whole_batch"),
+    ("GhostBatchNorm", "the input is not changed", "ghost_of_table: inputs changed", "written_into_the_input"),
+    ("GhostBatchNorm", "eps is 1e-5 by default", "ghost_of_table: y", [("eps: float = 1e-5", "eps: float = 1e-3")]),
+    ("GhostBatchNorm", "eps", "ghost_of_maps: y for 4 axes", "eps_ignored"),
+    ("GhostBatchNorm", "any rank: 3", "ghost_of_maps: y for 3 axes", _of_rank(3)),
+    ("GhostBatchNorm", "any rank: 4", "ghost_of_maps: y for 4 axes", _of_rank(4)),
+    ("GhostBatchNorm", "any rank: 5", "ghost_of_maps: y for 5 axes", _of_rank(5)),
+    ("GhostBatchNorm", "the last is smaller", "ghost_of_maps: y for 4 axes", "rest_joined"),
     ("GhostBatchNorm", "a batch smaller than a virtual one", "ghost_of_small_batch", "number_of_parts"),
     ("GhostBatchNorm", "one EMA update per virtual batch", "ghost_updates: running_mean", "one_update"),
     ("GhostBatchNorm", "in order", "ghost_updates", "reversed_updates"),
     ("GhostBatchNorm", "unbiased running_var", "ghost_updates: running_var", "biased_running_var"),
     ("GhostBatchNorm", "momentum is 0.1 by default", "ghost_updates_by_default", [("= 0.1,", "= 0.2,")]),
-    ("GhostBatchNorm", "eval as BatchNorm", "ghost_in_eval: y", "ghosts_in_eval"),
+    ("GhostBatchNorm", "one EMA update per virtual batch: rank 3", "ghost_updates: running_mean at last", _of_rank(3)),
+    ("GhostBatchNorm", "one EMA update per virtual batch: rank 5", "ghost_updates: running_var at last", _of_rank(5)),
+    ("GhostBatchNorm", "eval as BatchNorm", "ghost_in_eval", "ghosts_in_eval"),
+    ("GhostBatchNorm", "eval as BatchNorm: a single sample", "ghost_in_eval: y of one sample", "ghosts_in_eval"),
+    ("GhostBatchNorm", "eval as BatchNorm, any rank", "ghost_in_eval: y for 2 axes", _in_eval("batch_norm(x, *both)")),
+    ("GhostBatchNorm", "eval as BatchNorm, any rank", "ghost_in_eval: y for 3 axes", _in_eval("batch_norm(x, *both)")),
+    ("GhostBatchNorm", "eval as BatchNorm, any rank", "ghost_in_eval: y for 5 axes", _in_eval("batch_norm(x, *both)")),
+    (
+        "GhostBatchNorm",
+        "eval as BatchNorm: eps",
+        "ghost_in_eval: y for 4 axes",
+        _in_eval("batch_norm(x, *both, self.weight, self.bias, self.running_mean is None)"),
+    ),
+    (
+        "GhostBatchNorm",
+        "eval as BatchNorm: eps, without statistics",
+        "ghost_in_eval_without_statistics",
+        _in_eval("batch_norm(x, *both, self.weight, self.bias, self.running_mean is None)"),
+    ),
+    (
+        "GhostBatchNorm",
+        "eval as BatchNorm: the statistics stay",
+        "ghost_in_eval: running_mean",
+        _in_eval("super().train().forward(x) if len(x) > 1 else super().eval().forward(x)"),
+    ),
+    (
+        "GhostBatchNorm",
+        "eval as BatchNorm: gradients",
+        "ghost_in_eval: dx of one sample",
+        _in_eval("super().forward(x.detach())"),
+    ),
+    (
+        "GhostBatchNorm",
+        "eval as BatchNorm: gradients of γ",
+        "ghost_in_eval: its dweight",
+        _in_eval("torch.no_grad()(super().forward)(x)"),
+    ),
     ("GhostBatchNorm", "eval without statistics", "ghost_in_eval_without_statistics", "ghosts_in_eval"),
     ("GhostBatchNorm", "gradients through the statistics", "ghost_gradients: dx", "constant_statistics"),
+    ("GhostBatchNorm", "no history in the buffers", "ghost_gradients: statistics with a history", "with_history"),
+    ("GhostBatchNorm", "gradients of γ, of every part", "ghost_gradients: dweight", "rest_dropped"),
+    (
+        "GhostBatchNorm",
+        "gradients of β, of every part",
+        "ghost_gradients: dbias",
+        [("torch.cat([normalise(part)", "torch.cat([normalise(part) if len(part) > 1 else normalise(part).detach()")],
+    ),
+    (
+        "GhostBatchNorm",
+        "arguments by their names",
+        "ghost_arguments",
+        [("virtual_batch_size: int,", "virtual_batch_size: int,\n        /,")],
+    ),
+    (
+        "GhostBatchNorm",
+        "γ = 1 and β = 0 at first",
+        "ghost_arguments: y of a new layer",
+        [(_SET_SIZE, f"{_SET_SIZE}\n        self.weight is None or nn.init.zeros_(self.weight)")],
+    ),
+    (
+        "GhostBatchNorm",
+        "training without statistics",
+        "ghost_arguments: y of affine=True, track_running_stats=False in train mode",
+        "untracked_as_a_whole",
+    ),
+    *(
+        ("GhostBatchNorm", "affine and track_running_stats", f"ghost_arguments: y of {options} mode", mistake)
+        for options, mistake in {
+            "affine=True, track_running_stats=True in train": "whole_batch",
+            "affine=True, track_running_stats=True in eval": "eps_ignored",
+            "affine=True, track_running_stats=False in eval": "eps_ignored",
+            "affine=False, track_running_stats=True in train": "affine_ignored",
+            "affine=False, track_running_stats=True in eval": "affine_ignored",
+            "affine=False, track_running_stats=False in train": "untracked_as_a_whole",
+            "affine=False, track_running_stats=False in eval": "affine_ignored",
+        }.items()
+    ),
+    (
+        "GhostBatchNorm",
+        "the dtype of the input",
+        "ghost_arguments: dtype of y for float32",
+        [("return torch.cat([normalise(part)", "return torch.cat([normalise(part).double()")],
+    ),
     ("GhostBatchNorm", "momentum, by its place", "ghost_arguments: running_var", "momentum_of_the_old"),
     ("GhostBatchNorm", "affine", "ghost_arguments: parameters of affine=False", "affine_ignored"),
     (
@@ -133,11 +490,48 @@ CLAUSES = [
     ("GhostBatchNorm", "dtype", "ghost_arguments: dtypes of dtype=torch.float64", "device_and_dtype_ignored"),
     ("momentum_for_accumulation", "k updates forget as much as one", "accumulated", "divided"),
     ("momentum_for_accumulation", "one update is one", "accumulated_once", "one_less"),
+    (
+        "momentum_for_accumulation",
+        "a float",
+        "accumulated_once: m is a float",
+        [("return -math.expm1(", "return torch.ones((), dtype=torch.float64) * -math.expm1(")],
+    ),
+    (
+        "momentum_for_accumulation",
+        "arguments by their names",
+        "accumulated_once",
+        [("micro_batches: int)", "micro_batches: int, /)")],
+    ),
     ("momentum_for_accumulation", "large momentum, many updates", "accumulated_often", "divided"),
     ("replace_batchnorm", "every BN replaced", "replaced_net: y", "on_top"),
     ("replace_batchnorm", "nested right", "replaced_net: layers", "dotted_names"),
     ("replace_batchnorm", "every BN kind", "replaced_kinds: layers", "one_two_three"),
     ("replace_batchnorm", "by make(bn)", "replaced_by_something_around", "the_new_replaced_too"),
+    ("replace_batchnorm", "every BN kind, of every rank", "replaced_kinds: layers of each kind", "one_two_three"),
+    (
+        "replace_batchnorm",
+        "every BN kind, of every rank",
+        "replaced_kinds: layers of each kind",
+        [(_EACH_LAYER, "[m for m in model.modules() if is_batchnorm(m) and not isinstance(m, nn.BatchNorm3d)]")],
+    ),
+    (
+        "replace_batchnorm",
+        "make is given the layer as it is: mode",
+        f"replaced_by_something_around: {_GIVEN}",
+        [(_MADE, "make(copy.deepcopy(layer, memo).train())")],
+    ),
+    (
+        "replace_batchnorm",
+        "make is given the layer as it is: parameters",
+        f"replaced_by_something_around: {_GIVEN}",
+        [(_MADE, "make(copy.deepcopy(layer, memo).requires_grad_(False))")],
+    ),
+    (
+        "replace_batchnorm",
+        "once per layer",
+        f"replaced_by_something_around: {_GIVEN}",
+        [(_MADE, f"({_MADE}, make(copy.deepcopy(layer)))[0]")],
+    ),
     ("replace_batchnorm", "a BN itself", "replaced_root: kind", "root_left"),
     (
         "replace_batchnorm",
@@ -146,8 +540,42 @@ CLAUSES = [
         "made_anew",
     ),
     ("replace_batchnorm", "shared in the output", "replaced_shared: kinds", "second_name_left"),
+    ("replace_batchnorm", "shared: any layer", "replaced_shared: one linear layer", "child_by_child"),
+    ("replace_batchnorm", "shared: a block", "replaced_shared: one block", "child_by_child"),
+    ("replace_batchnorm", "shared: a weight", "replaced_shared: one tied weight", "child_by_child"),
+    ("replace_batchnorm", "shared: replaced once", "replaced_shared", "visited_again"),
     ("replace_batchnorm", "a new model", "replaced_input: result is the input", "in_place"),
     ("replace_batchnorm", "input not changed", "replaced_input: layers of the input", "shallow_copy"),
+    (
+        "replace_batchnorm",
+        "input not changed: modes",
+        "replaced_input: modules of the input in eval mode",
+        [("    memo = {}", "    memo = {}\n    model.eval()")],
+    ),
+    (
+        "replace_batchnorm",
+        "input not changed: requires_grad",
+        "replaced_input: trained parameters of the input",
+        [("    memo = {}", "    memo = {}\n    model.requires_grad_(True)")],
+    ),
+    (
+        "replace_batchnorm",
+        "only BN replaced: modes of the rest",
+        "replaced_input: kept modules in eval mode",
+        [("return copy.deepcopy(model, memo)", "return copy.deepcopy(model, memo).train()")],
+    ),
+    (
+        "replace_batchnorm",
+        "only BN replaced: requires_grad of the rest",
+        "replaced_input: trained parameters of kept modules",
+        [("return copy.deepcopy(model, memo)", "return copy.deepcopy(model, memo).requires_grad_(True)")],
+    ),
+    (
+        "replace_batchnorm",
+        "input not changed, itself a BN",
+        "replaced_input_kept_inside: output of a BatchNorm afterwards",
+        "root_of_the_original",
+    ),
     (
         "replace_batchnorm",
         "input not changed by what is kept of it",
@@ -155,6 +583,48 @@ CLAUSES = [
         "make_of_the_original",
     ),
     ("weight_decay_groups", "norms get 0, all of torch's", "decay_of_norms: without", "instance_norm_decays"),
+    *(
+        (
+            "weight_decay_groups",
+            f"norms get 0: {kind}",
+            "decay_of_norms: without",
+            [(_IS_NORM, f"not isinstance(m, nn.{kind}) and ({_IS_NORM})")],
+        )
+        for kind in _NORMS
+    ),
+    (
+        "weight_decay_groups",
+        "norms get 0: the course's",
+        "decay_of_norms: without",
+        [(_IS_NORM, "isinstance(m, norms)")],
+    ),
+    (
+        "weight_decay_groups",
+        "norms get 0: a model that is one",
+        "decay_of_one_layer: norm, none",
+        [("for m in model.modules()", "for m in model.children()")],
+    ),
+    (
+        "weight_decay_groups",
+        "biases get 0: of a model that is one layer",
+        "decay_of_one_layer: linear, none",
+        [('"bias" in name.rpartition(".")[2]', '".bias" in name')],
+    ),
+    ("weight_decay_groups", "two groups, one of them empty", "decay_of_one_layer", "empty_group_left_out"),
+    ("weight_decay_groups", "biases get 0, whatever their names", "decay_of_others: without", "bias_by_beginning"),
+    ("weight_decay_groups", "the others decay: embeddings", "decay_of_others: with decay", "embeddings_spared"),
+    (
+        "weight_decay_groups",
+        "the first decays as it is told",
+        "decay_of_norms: conv.weight after a step",
+        [('"weight_decay": weight_decay}', '"weight_decay": weight_decay / 2}')],
+    ),
+    (
+        "weight_decay_groups",
+        "requires_grad as before",
+        "decay_of_trainable: trained afterwards",
+        [("    return [", "    model.requires_grad_(True)\n    return [")],
+    ),
     ("weight_decay_groups", "norms, not what has one axis", "decay_of_others: with decay", "by_axes"),
     ("weight_decay_groups", "biases get 0", "decay_of_others: without", "bias_by_ending"),
     ("weight_decay_groups", "the others decay", "decay_of_others: with decay", "known_layers_only"),

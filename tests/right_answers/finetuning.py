@@ -697,7 +697,7 @@ def by_class_name(model, weight_decay):
     for key, p in model.named_parameters():
         if p.requires_grad:
             of_norm = owner[key].rstrip("123d").endswith("Norm")
-            spared = of_norm or key.split(".")[-1].startswith("bias")
+            spared = of_norm or "bias" in key.split(".")[-1]
             groups[spared]["params"].append(p)
     return groups
 
@@ -719,7 +719,7 @@ def names_subtracted(model, weight_decay):
 @right("weight_decay_groups")
 def generators(model, weight_decay):
     norms = {p for m in model.modules() if is_batchnorm(m) or isinstance(m, _NORMS) for p in m.parameters()}
-    biases = {p for n, p in model.named_parameters() if n.rsplit(".", 1)[-1].startswith("bias")}
+    biases = {p for n, p in model.named_parameters() if "bias" in n.rsplit(".", 1)[-1]}
     wanted = [p for p in model.parameters() if p.requires_grad]
     free = norms | biases
     return [
