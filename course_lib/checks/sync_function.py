@@ -204,7 +204,10 @@ once = function.group("one collective forward and one backward", points=0.5)
 @once.scenario()
 def collectives_of_a_step(impl, case):
     results = _applied(impl, case, shards(case, [case.integer(2, 4)] * 3, (2,)))
-    return {"mean of y": _mean_of_y(results), **_only(results, "collectives forward", "collectives backward")}
+    other = shards(case, shuffled(case, (2, 3, 5)), maps(case), dtype="float32")
+    step, names = _ready(impl, case, other, dtype="float32"), ("collectives forward", "collectives backward")
+    more = _all_applied({" of uneven maps": step}, 3, *names)
+    return {"mean of y": _mean_of_y(results), **_only(results, *names), **more}
 
 
 grouped = function.group("the ranks of the given group, and no others", points=0.25)

@@ -172,11 +172,14 @@ once = moments.group("one collective", points=0.5)
 @once.scenario()
 def moments_take_one_collective(impl, case):
     batch = shards(case, [case.integer(2, 4)] * 3, (2,))
+    other = shards(case, shuffled(case, (2, 3, 5)), maps(case), dtype="float32")
 
     def step(rank):
         with count_collectives() as calls:
             mean = _of_moments(impl, batch[rank])["mean"]
-        return {"mean": mean.double(), "collectives": len(calls)}
+        with count_collectives() as more:
+            _of_moments(impl, other[rank])
+        return {"mean": mean.double(), "collectives": len(calls), "collectives for uneven maps": len(more)}
 
     return by_rank(on_ranks(step, 3))
 

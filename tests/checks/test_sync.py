@@ -86,6 +86,18 @@ CLAUSES = [
     ),
     ("sync_moments", "shards of one value", "moments_with_an_empty_and_a_single_shard", "single_value_unbiased"),
     ("sync_moments", "one collective", "moments_take_one_collective: collectives on rank 0", "three_collectives"),
+    (
+        "sync_moments",
+        "one collective, whatever the shards",
+        "moments_take_one_collective: collectives for uneven maps on rank 1",
+        [
+            (
+                "functools.reduce(merge_moments, everyone)",
+                "functools.reduce(merge_moments, everyone)\n"
+                "        if counts.unique().numel() > 1:\n            dist.barrier(group=group)",
+            )
+        ],
+    ),
     ("sync_moments", "group", "moments_of_two_groups", "group_ignored"),
     (
         "sync_moments",
@@ -225,6 +237,28 @@ CLAUSES = [
         "collectives_of_a_step: collectives backward on rank 2",
         "two_collectives_backward",
     ),
+    (
+        "SyncBatchNormFunction",
+        "one collective each, whatever the shards",
+        "collectives_of_a_step: collectives backward of uneven maps on rank 1",
+        [
+            (
+                "if ctx.needs_input_grad[0]:",
+                "if x.dim() == 4:\n            dist.barrier(group=ctx.group)\n        if ctx.needs_input_grad[0]:",
+            )
+        ],
+    ),
+    (
+        "SyncBatchNormFunction",
+        "one collective each, in float32 too",
+        "collectives_of_a_step: collectives forward of uneven maps on rank 0",
+        [
+            (
+                "invstd = (var + eps).rsqrt()",
+                "invstd = (var + eps).rsqrt()\n        if x.dtype.itemsize < 8:\n            dist.barrier(group)",
+            )
+        ],
+    ),
     ("SyncBatchNormFunction", "group", "step_of_two_groups: dx on rank 3", "group_ignored"),
     ("SyncBatchNormFunction", "buffers may be None", "step_without_some", "running_statistics_never_none"),
     ("SyncBatchNormFunction", "weight may be None", "step_without_some", "weight_never_none"),
@@ -295,6 +329,24 @@ CLAUSES = [
     ),
     ("convert_sync_batchnorm", "children replaced, at any depth", "layers_of_a_nested_model", "children_only"),
     ("convert_sync_batchnorm", "every BN kind", "layers_of_a_nested_model: layer 1", "two_dimensional_only"),
+    (
+        "convert_sync_batchnorm",
+        "every BN: without weight",
+        "layers_of_a_nested_model: layer 4.bare.0",
+        [("if not is_batchnorm(module):", "if not is_batchnorm(module) or module.weight is None:")],
+    ),
+    (
+        "convert_sync_batchnorm",
+        "every BN: without running statistics",
+        "layers_of_a_nested_model: layer 4.bare.1",
+        [("if not is_batchnorm(module):", "if not is_batchnorm(module) or module.running_mean is None:")],
+    ),
+    (
+        "convert_sync_batchnorm",
+        "every BN: in eval mode",
+        "layers_of_a_nested_model: layer 4.bare.2",
+        [("if not is_batchnorm(module):", "if not is_batchnorm(module) or not module.training:")],
+    ),
     ("convert_sync_batchnorm", "no other layer", "layers_of_a_nested_model: layer 3.0", "other_norms_replaced"),
     (
         "convert_sync_batchnorm",
