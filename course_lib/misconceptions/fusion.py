@@ -280,6 +280,13 @@ _ACTIVATION_PASSED = (
     ),
 )
 _LINEAR_LEFT = ((_KINDS, "isinstance(layer, CONVOLUTIONS)"),)
+_MAPS_ONLY = ((_KINDS, "isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))"),)
+_MODEL_MODE = (
+    (
+        "if calls[node.target] > 1:",
+        'if model.training:\n            return "the model is in training mode"\n        if calls[node.target] > 1:',
+    ),
+)
 _TRANSPOSED_LEFT = ((_KINDS, "isinstance(layer, (nn.Linear, *CONVOLUTIONS[:3]))"),)
 
 _MOVES_ON = "        node.replace_all_uses_with(source)"
@@ -411,6 +418,12 @@ MISCONCEPTIONS = [
         ),
         "Large products are rounded before they cancel: compute in float64 and round once, at the end.",
         ROUNDED, "most recipes, torch.nn.utils.fusion too",
+    ),
+    _fold(
+        "statistics_in_half",
+        (("if bn.running_mean.device", "bn = copy.deepcopy(bn).to(weight.dtype)\n    if bn.running_mean.device"),),
+        "The statistics are rounded to the layer's own half precision first: compute in float64 from what was given.",
+        ROUNDED, "bn.half(), to have everything in one dtype",
     ),
     _fold(
         "float64_returned", ((_FOLDED, "weight.double() * wide"), (_SHIFTED, "shift")),
@@ -611,6 +624,16 @@ MISCONCEPTIONS = [
         WHOLE, "fusing helpers for convolutions only",
     ),
     _report(
+        "maps_only", _MAPS_ONLY,
+        "A BatchNorm after a convolution of 1 or 3 axes is left alone: it can be folded like that of a 2d one.",
+        WHOLE, "isinstance(m, nn.Conv2d)",
+    ),
+    _report(
+        "mode_of_the_model", _MODEL_MODE,
+        "The mode of the whole model decides here: what counts is the mode of the BatchNorm layer itself.",
+        TRAINING, "if model.training, at the top",
+    ),
+    _report(
         "transposed_left", _TRANSPOSED_LEFT,
         "A BatchNorm after a transposed convolution is left alone: your fuse_conv_bn takes those too.",
         WHOLE, "isinstance(m, nn.Conv2d)",
@@ -695,6 +718,16 @@ MISCONCEPTIONS = [
         "linear_left", _fuse_on(_LINEAR_LEFT),
         "A BatchNorm after a linear layer is left alone: on a table (N, features) it can be folded like any other.",
         WHOLE, "fusing helpers for convolutions only",
+    ),
+    _fuse(
+        "maps_only", _fuse_on(_MAPS_ONLY),
+        "A BatchNorm after a convolution of 1 or 3 axes is left alone: it can be folded like that of a 2d one.",
+        WHOLE, "isinstance(m, nn.Conv2d)",
+    ),
+    _fuse(
+        "mode_of_the_model", _fuse_on(_MODEL_MODE),
+        "The mode of the whole model decides here: what counts is the mode of the BatchNorm layer itself.",
+        TRAINING, "if model.training, at the top",
     ),
     _fuse(
         "transposed_left", _fuse_on(_TRANSPOSED_LEFT),

@@ -361,6 +361,18 @@ MISCONCEPTIONS = [
         COUPLED, "the derivation stopped at x̂",
     ),
     _function(
+        "frozen_weight_loses_a_term", _SUMS,
+        _SUMS + "\n        if weight is not None and not ctx.needs_input_grad[1]:\n"
+        "            sum_dy_x_hat = torch.zeros_like(sum_dy)",
+        "A frozen weight takes a term of dx with it: both sums go into dx, whether or not weight and bias need them.",
+        COUPLED, "sums made under needs_input_grad, as they are in torch's own backward",
+    ),
+    _function(
+        "dy_overwritten", _DX, "(dy.sub_(mean_dy) - x_hat * mean_dy_x_hat) * scale",
+        "The gradient that came in is changed in place: other branches of the network are given the same tensor.",
+        COUPLED, "grad_output -= …, to save memory",
+    ),
+    _function(
         "parameter_gradients_summed", _REDUCE,
         _REDUCE + "\n        dweight, dbias = both.chunk(2)[1].to(x_hat.dtype), both.chunk(2)[0].to(x_hat.dtype)",
         "dweight and dbias are summed over the ranks here: data-parallel training will do that, and they count twice.",
@@ -375,6 +387,14 @@ MISCONCEPTIONS = [
         "parameter_gradients_swapped", _GRADIENTS, "return dx, dbias, dweight, None",
         "The gradients of weight and bias have changed places: they come back in the order of the arguments.",
         PARAMETERS, "backward's return in another order than forward's arguments",
+    ),
+    _function(
+        "no_gradients_for_data", "x, weight, mean, invstd = ctx.saved_tensors",
+        "x, weight, mean, invstd = ctx.saved_tensors\n"
+        "        if not ctx.needs_input_grad[0]:\n"
+        "            return (None,) * 8",
+        "Where x needs no gradient nothing comes back: weight and bias of a network's first layer learn all the same.",
+        PARAMETERS, "an early return where dx is not asked for",
     ),
     _function(
         "biased_running_var", _UNBIASED, "var.clone()",
@@ -405,10 +425,20 @@ MISCONCEPTIONS = [
         FORMULA, "buffer = …, which only renames",
     ),
     _function(
+        "copy_of_the_buffers_moved", _UPDATE, "buffer.double().mul_(1 - momentum).add_(new * momentum)",
+        "The running statistics are converted and the copy is updated: in float32 the given ones stay as they were.",
+        TRAVELS, "running_mean.double(), to fit the statistics that came in",
+    ),
+    _function(
         "empty_shard_stays_away_backward",
         "if group_size(ctx.group) > 1:", "if group_size(ctx.group) > 1 and x.numel():",
         "A rank with an empty shard does not take part in the backward exchange, and the others wait for it for ever.",
         EVERY_RANK, "an early return for empty gradients",
+    ),
+    _function(
+        "empty_shard_keeps_old_statistics", "if n > 1:", "if n > 1 and x.numel():",
+        "A rank with an empty shard leaves its running statistics as they were: they are of all ranks, also there.",
+        EVERY_RANK, "if x.numel(): around everything that is not a collective",
     ),
     _function(
         "single_value_refused", _SYNCED,
@@ -442,6 +472,11 @@ MISCONCEPTIONS = [
         FORMULA, "layers that are always affine",
     ),
     _function(
+        "no_bias_without_weight", _Y, _Y.replace(", bias)", ", None if weight is None else bias)"),
+        "Without a weight the bias is left out as well: each of the two may be missing by itself.",
+        FORMULA, "if weight is not None: around scale and shift",
+    ),
+    _function(
         "running_statistics_never_none", "if buffer is not None:", "if True:",
         "Without running statistics there is nothing to update: they may be None.",
         FORMULA, "layers that always track",
@@ -472,6 +507,12 @@ MISCONCEPTIONS = [
         "root_forgotten", _RESULT, "return model",
         "A model that is itself a BatchNorm layer comes back as it was: only layers inside others are replaced.",
         CONVERTING, "recursion that looks at children only",
+    ),
+    _convert(
+        "root_starts_anew", _RESULT,
+        "return SyncBatchNorm(model.num_features, process_group=group) if model in converted else model",
+        "A model that is itself a BatchNorm layer comes back as a fresh one: it has a state to keep like any other.",
+        KEEPS, "a special case for the root, written in one line",
     ),
     _convert(
         "torchs_layer", "layer = " + _FRESH, "layer = nn." + _FRESH,
@@ -518,6 +559,11 @@ MISCONCEPTIONS = [
         KEEPS, "new modules, which always start in training mode",
     ),
     _convert(
+        "mode_of_the_model", _STATE, _STATE + "\n        layer.training = model.training",
+        "New layers are in the mode of the whole model: each has to stay in the mode of the layer that it replaces.",
+        KEEPS, "new_layer.train(model.training)",
+    ),
+    _convert(
         "frozen_parameters_thawed", _STATE,
         _STATE + "\n        vars(layer)[\"_parameters\"] = {\n"
         "            k: v if v is None else nn.Parameter(v.detach().clone()) for k, v in module._parameters.items()\n"
@@ -529,5 +575,11 @@ MISCONCEPTIONS = [
         "group_forgotten", _STATE, "vars(layer).update(vars(module), process_group=None)",
         "The new layers were not given the group, so they would share their statistics with all ranks.",
         GROUPS, "an argument that is never passed on",
+    ),
+    _convert(
+        "group_not_handed_down", _STATE,
+        "vars(layer).update(vars(module), process_group=None if \".\" in name else group)",
+        "Layers deeper in the model were not given the group: hand it on wherever the function calls itself.",
+        GROUPS, "a recursive call without the second argument",
     ),
 ]

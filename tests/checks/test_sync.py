@@ -8,15 +8,25 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from course_lib.checks import check, sync
+from course_lib.checks import check
 from course_lib.checks.observe import TIME_LIMIT, observe
 from course_lib.checks.piece import find, pieces
+from course_lib.checks.sync_ranks import RANKS_LIMIT
 from course_lib.ranks.outcome import GRACE
 from course_lib.sync import local_moments, merge_moments
 from tests.checks.every_topic import *  # noqa: F403  the tests
 from tests.right_answers.sync import RIGHT
 
 TOPIC = "sync"
+_STATE = "vars(layer).update(vars(module), process_group=group)"
+#: What is not asked to change starts anew as well.
+_ANEW = [
+    (
+        "converted = {}",
+        "converted = {}\n    for layer in model.modules():\n        if isinstance(layer, (nn.Linear, nn.Conv2d)):\n"
+        "            layer.reset_parameters()",
+    )
+]
 CLAUSES = [
     ("merge_moments", "n of the union", "union_of_two: n", [("return n,", "return max(n_a, n_b),")]),
     ("merge_moments", "mean of the union", "union_of_two: mean", "means_averaged"),
@@ -25,24 +35,122 @@ CLAUSES = [
     ("merge_moments", "b may be empty", "union_with_an_empty_second_side", "empty_side_returned"),
     ("merge_moments", "a may be empty", "union_with_an_empty_first_side", "only_second_side_may_be_empty"),
     ("merge_moments", "both may be empty", "union_after_two_empty_sides", "both_empty_divides"),
+    (
+        "merge_moments",
+        "both empty: they stay",
+        "union_after_two_empty_sides: inputs changed",
+        [("if n_b == 0:\n        return a", "if n_b == 0:\n        m2_b.zero_(), mean_b.zero_()\n        return a")],
+    ),
+    (
+        "merge_moments",
+        "mean of the union in float32",
+        "union_leaves_its_sides_alone: mean",
+        [("mean_a + delta * (n_b / n)", "mean_a + mean_b")],
+    ),
     ("merge_moments", "n stays an int", "union_leaves_its_sides_alone: type of n", "n_a_float"),
+    (
+        "merge_moments",
+        "n stays an int where the first side is empty",
+        "union_leaves_its_sides_alone: type of n, first side empty",
+        [("return b", "return float(n_b), mean_b, m2_b")],
+    ),
+    (
+        "merge_moments",
+        "n stays an int where the second side is empty",
+        "union_leaves_its_sides_alone: type of n, second side empty",
+        [("return a", "return float(n_a), mean_a, m2_a")],
+    ),
     ("merge_moments", "the sides stay", "union_leaves_its_sides_alone: inputs changed", "merged_in_place"),
     ("sync_moments", "n of all ranks", "moments_of_two_tables: n on rank 0", "own_count_returned"),
     ("sync_moments", "mean of all ranks, on each", "moments_of_two_tables: mean on rank 1", "this_rank_only"),
     ("sync_moments", "biased var", "moments_of_two_tables: var on rank 0", "unbiased_variance"),
-    ("sync_moments", "n counts values, not samples", "moments_of_two_ranks_with_maps: n on rank 0", "samples_counted"),
+    (
+        "sync_moments",
+        "n counts values, not samples",
+        "moments_of_two_ranks_with_maps: n of maps on rank 0",
+        "samples_counted",
+    ),
+    (
+        "sync_moments",
+        "volumes",
+        "moments_of_two_ranks_with_maps: mean of volumes on rank 0",
+        [("n, mean, m2 = local_moments(x)", "n, mean, m2 = local_moments(x[..., :1] if x.dim() == 5 else x)")],
+    ),
     ("sync_moments", "uneven shards", "moments_of_uneven_shards", "averages_of_averages"),
     ("sync_moments", "empty shards", "moments_with_an_empty_shard", "empty_shard_stays_away"),
+    (
+        "sync_moments",
+        "empty shards: the first",
+        "moments_with_an_empty_shard: n, rank 0 empty, on rank 1",
+        [("reduce(merge_moments, everyone)", "reduce(lambda a, b: merge_moments(a, b) if a[0] else a, everyone)")],
+    ),
     ("sync_moments", "shards of one value", "moments_with_an_empty_and_a_single_shard", "single_value_unbiased"),
     ("sync_moments", "one collective", "moments_take_one_collective: collectives on rank 0", "three_collectives"),
+    (
+        "sync_moments",
+        "one collective, whatever the shards",
+        "moments_take_one_collective: collectives for uneven maps on rank 1",
+        [
+            (
+                "functools.reduce(merge_moments, everyone)",
+                "functools.reduce(merge_moments, everyone)\n"
+                "        if counts.unique().numel() > 1:\n            dist.barrier(group=group)",
+            )
+        ],
+    ),
     ("sync_moments", "group", "moments_of_two_groups", "group_ignored"),
-    ("sync_moments", "n int", "moments_leave_x_alone: type of n on rank 0", "n_a_float"),
+    (
+        "sync_moments",
+        "group, by its name",
+        "moments_of_two_groups",
+        [
+            ("group: dist.ProcessGroup | None = None", "pg=None"),
+            ("group_size(group)", "group_size(pg)"),
+            ("group=group", "group=pg"),
+        ],
+    ),
+    ("sync_moments", "n int", "moments_leave_x_alone: type of n of float32 on rank 0", "n_a_float"),
     ("sync_moments", "the input stays", "moments_leave_x_alone: inputs changed", "x_centred_in_place"),
+    (
+        "sync_moments",
+        "the input stays, in float64 too",
+        "moments_leave_x_alone: inputs changed",
+        [("return n, mean, m2 / max(n, 1)", "x.double().sub_(1)\n    return n, mean, m2 / max(n, 1)")],
+    ),
     ("SyncBatchNormFunction", "y of the whole batch", "output_of_two_tables: y on rank 0", "not_synchronised"),
     ("SyncBatchNormFunction", "eps inside the root", "output_of_two_tables", "eps_outside_root"),
-    ("SyncBatchNormFunction", "y of maps", "output_of_uneven_maps: y on rank 2", "unbiased_variance"),
+    ("SyncBatchNormFunction", "y of maps", "output_of_uneven_maps: y of maps on rank 2", "unbiased_variance"),
+    (
+        "SyncBatchNormFunction",
+        "y of volumes",
+        "output_of_uneven_maps: y of volumes on rank 0",
+        [
+            (
+                "n, mean, var = sync_moments(x, group)",
+                "n, mean, var = sync_moments(x[..., :1] if x.dim() == 5 else x, group)",
+            )
+        ],
+    ),
     ("SyncBatchNormFunction", "dx of the whole batch", "gradient_of_two_tables: dx on rank 1", "own_sums_over_total"),
     ("SyncBatchNormFunction", "dx of maps", "gradient_of_uneven_maps", "no_variance_term"),
+    ("SyncBatchNormFunction", "dx of volumes", "gradient_of_uneven_maps: dx of volumes on rank 1", "no_mean_term"),
+    (
+        "SyncBatchNormFunction",
+        "dx, whatever else is frozen: weight",
+        "gradient_beside_frozen_parameters: dx with a frozen weight on rank 0",
+        "frozen_weight_loses_a_term",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "dx, whatever else is frozen: bias",
+        "gradient_beside_frozen_parameters: dx with both frozen on rank 1",
+        [
+            (
+                "both = torch.cat([sum_dy,",
+                "sum_dy = sum_dy * float(bool(ctx.needs_input_grad[2]))\n        both = torch.cat([sum_dy,",
+            )
+        ],
+    ),
     (
         "SyncBatchNormFunction",
         "dweight local",
@@ -50,6 +158,18 @@ CLAUSES = [
         "parameter_gradients_summed",
     ),
     ("SyncBatchNormFunction", "dbias local", "parameter_gradients: dbias on rank 2", "parameter_gradients_summed"),
+    (
+        "SyncBatchNormFunction",
+        "dweight where x is data",
+        "parameter_gradients: dweight where x needs none on rank 0",
+        "no_gradients_for_data",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "dbias where x is data",
+        "parameter_gradients: dbias where x needs none on rank 0",
+        "no_gradients_for_data",
+    ),
     (
         "SyncBatchNormFunction",
         "running_mean in place, on every rank",
@@ -74,7 +194,25 @@ CLAUSES = [
         "running_statistics: running_var on rank 0",
         "unbiased_by_own_count",
     ),
+    (
+        "SyncBatchNormFunction",
+        "buffers in place, in float32 too",
+        "running_statistics_in_float32: running_var on rank 1",
+        "copy_of_the_buffers_moved",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "buffers: total n of the group",
+        "running_statistics_of_two_groups: running_var on rank 3",
+        [("n / (n - 1)", "n * dist.get_world_size() / (n * dist.get_world_size() - 1)")],
+    ),
     ("SyncBatchNormFunction", "empty shards", "step_with_an_empty_shard", "empty_shard_stays_away_backward"),
+    (
+        "SyncBatchNormFunction",
+        "buffers of an empty shard",
+        "step_with_an_empty_shard: running_mean, rank 1 empty, on rank 1",
+        "empty_shard_keeps_old_statistics",
+    ),
     (
         "SyncBatchNormFunction",
         "shards of one value",
@@ -99,13 +237,41 @@ CLAUSES = [
         "collectives_of_a_step: collectives backward on rank 2",
         "two_collectives_backward",
     ),
+    (
+        "SyncBatchNormFunction",
+        "one collective each, whatever the shards",
+        "collectives_of_a_step: collectives backward of uneven maps on rank 1",
+        [
+            (
+                "if ctx.needs_input_grad[0]:",
+                "if x.dim() == 4:\n            dist.barrier(group=ctx.group)\n        if ctx.needs_input_grad[0]:",
+            )
+        ],
+    ),
+    (
+        "SyncBatchNormFunction",
+        "one collective each, in float32 too",
+        "collectives_of_a_step: collectives forward of uneven maps on rank 0",
+        [
+            (
+                "invstd = (var + eps).rsqrt()",
+                "invstd = (var + eps).rsqrt()\n        if x.dtype.itemsize < 8:\n            dist.barrier(group)",
+            )
+        ],
+    ),
     ("SyncBatchNormFunction", "group", "step_of_two_groups: dx on rank 3", "group_ignored"),
-    ("SyncBatchNormFunction", "buffers may be None", "step_without_anything", "running_statistics_never_none"),
-    ("SyncBatchNormFunction", "weight may be None", "step_without_anything", "weight_never_none"),
+    ("SyncBatchNormFunction", "buffers may be None", "step_without_some", "running_statistics_never_none"),
+    ("SyncBatchNormFunction", "weight may be None", "step_without_some", "weight_never_none"),
+    (
+        "SyncBatchNormFunction",
+        "weight alone may be None",
+        "step_without_some: y without weight on rank 0",
+        "no_bias_without_weight",
+    ),
     (
         "SyncBatchNormFunction",
         "bias alone may be None",
-        "step_without_bias",
+        "step_without_some: y without bias on rank 0",
         [
             (
                 "standardise(x, mean, invstd), weight, bias)",
@@ -113,26 +279,199 @@ CLAUSES = [
             )
         ],
     ),
-    ("SyncBatchNormFunction", "dtype of x out", "output_in_float32: dtype of y on rank 0", "float64_returned"),
+    (
+        "SyncBatchNormFunction",
+        "dbias whatever else is None",
+        "step_without_some: dbias without weight on rank 0",
+        [("dbias = sum_dy", "dbias = sum_dy / len(x)")],
+    ),
+    (
+        "SyncBatchNormFunction",
+        "buffers alone may be None",
+        "step_without_some: y without running statistics on rank 0",
+        [
+            (
+                "standardise(x, mean, invstd), weight,",
+                "standardise(x, mean, invstd), weight if running_mean is not None else None,",
+            )
+        ],
+    ),
+    (
+        "SyncBatchNormFunction",
+        "buffers updated without weight and bias",
+        "running_statistics_without_weight_and_bias",
+        [("if n > 1:", "if n > 1 and weight is not None:")],
+    ),
+    (
+        "SyncBatchNormFunction",
+        "dtype of x out",
+        "dtypes_and_what_was_given: dtype of y of float32 on rank 0",
+        "float64_returned",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "dtype of x out: float64",
+        "dtypes_and_what_was_given: dtype of y of float64 on rank 0",
+        [("weight, bias).to(x.dtype)", "weight, bias).float()")],
+    ),
     (
         "SyncBatchNormFunction",
         "the input stays",
-        "output_in_float32: inputs changed",
+        "dtypes_and_what_was_given: inputs changed",
         [("invstd = (var + eps).rsqrt()", "invstd = (var + eps).rsqrt()\n        x.data.add_(1)")],
+    ),
+    ("SyncBatchNormFunction", "dy stays", "dtypes_and_what_was_given: inputs changed", "dy_overwritten"),
+    (
+        "SyncBatchNormFunction",
+        "the weight stays",
+        "dtypes_and_what_was_given: inputs changed",
+        [("scale = invstd if weight is None", "scale = invstd if weight is None or weight.data.mul_(2) is None")],
     ),
     ("convert_sync_batchnorm", "children replaced, at any depth", "layers_of_a_nested_model", "children_only"),
     ("convert_sync_batchnorm", "every BN kind", "layers_of_a_nested_model: layer 1", "two_dimensional_only"),
+    (
+        "convert_sync_batchnorm",
+        "every BN: without weight",
+        "layers_of_a_nested_model: layer 4.bare.0",
+        [("if not is_batchnorm(module):", "if not is_batchnorm(module) or module.weight is None:")],
+    ),
+    (
+        "convert_sync_batchnorm",
+        "every BN: without running statistics",
+        "layers_of_a_nested_model: layer 4.bare.1",
+        [("if not is_batchnorm(module):", "if not is_batchnorm(module) or module.running_mean is None:")],
+    ),
+    (
+        "convert_sync_batchnorm",
+        "every BN: in eval mode",
+        "layers_of_a_nested_model: layer 4.bare.2",
+        [("if not is_batchnorm(module):", "if not is_batchnorm(module) or not module.training:")],
+    ),
     ("convert_sync_batchnorm", "no other layer", "layers_of_a_nested_model: layer 3.0", "other_norms_replaced"),
+    (
+        "convert_sync_batchnorm",
+        "no other layer: any",
+        "layers_of_a_nested_model: layer 2.conv",
+        [
+            ("if child in converted:", "if child in converted or not list(child.children()):"),
+            (
+                "setattr(parent, name, converted[child])",
+                "setattr(parent, name, converted.get(child, SyncBatchNorm(1)))",
+            ),
+        ],
+    ),
+    (
+        "convert_sync_batchnorm",
+        "no other layer: not even by one like it",
+        "layers_of_a_nested_model: others exchanged",
+        [("converted = {}", "converted = {}\n    model[0] = __import__('copy').deepcopy(model[0])")],
+    ),
+    (
+        "convert_sync_batchnorm",
+        "no other layer's weights",
+        "layers_of_a_nested_model: weight of the linear layer",
+        _ANEW,
+    ),
     ("convert_sync_batchnorm", "by course_lib.sync's layer", "layers_of_a_nested_model: layer 1", "torchs_layer"),
     ("convert_sync_batchnorm", "in place", "layers_of_a_nested_model: returned", "a_copy_converted"),
-    ("convert_sync_batchnorm", "a BN root is returned converted", "layer_as_model: returned", "root_forgotten"),
+    (
+        "convert_sync_batchnorm",
+        "a BN root is returned converted",
+        "layer_as_model: returned for BatchNorm1d",
+        "root_forgotten",
+    ),
+    (
+        "convert_sync_batchnorm",
+        "a BN root of any kind",
+        "layer_as_model: returned for BatchNorm3d",
+        [
+            (
+                "converted.get(model, model)",
+                "model if isinstance(model, nn.BatchNorm3d) else converted.get(model, model)",
+            )
+        ],
+    ),
     ("convert_sync_batchnorm", "weights kept", "state_of_layers: 1.weight", "fresh_layers"),
     ("convert_sync_batchnorm", "buffers kept", "state_of_layers: 1.running_var", "buffers_lost"),
     ("convert_sync_batchnorm", "counter kept", "state_of_layers: 2.num_batches_tracked", "counter_lost"),
+    (
+        "convert_sync_batchnorm",
+        "a root's state kept",
+        "state_of_layers: running_mean of a layer as the model",
+        "root_starts_anew",
+    ),
+    ("convert_sync_batchnorm", "no other state", "state_of_layers: 0.weight", _ANEW),
+    (
+        "convert_sync_batchnorm",
+        "nothing but what was there",
+        "state_of_layers: names in the state_dict",
+        [(_STATE, f"{_STATE}\n        layer.register_buffer('seen', torch.ones(1))")],
+    ),
     ("convert_sync_batchnorm", "eps and momentum kept", "settings_of_layers: eps of layer 1", "settings_lost"),
-    ("convert_sync_batchnorm", "mode kept", "modes_of_layers", "mode_lost"),
+    (
+        "convert_sync_batchnorm",
+        "eps and momentum, each in its place",
+        "settings_of_layers: eps of layer 3",
+        [(_STATE, f"{_STATE}\n        layer.eps, layer.momentum = layer.momentum, layer.eps")],
+    ),
+    (
+        "convert_sync_batchnorm",
+        "the number of channels kept",
+        "settings_of_layers: num_features of layer 3",
+        [(_STATE, f"{_STATE}\n        layer.num_features = layer.weight")],
+    ),
+    (
+        "convert_sync_batchnorm",
+        "affine and track_running_stats kept",
+        "settings_of_layers: affine of layer 3",
+        [(_STATE, f"{_STATE}\n        layer.affine = layer.track_running_stats = None")],
+    ),
+    (
+        "convert_sync_batchnorm",
+        "kept where they are",
+        "layers_on_another_device: where 1.weight lives",
+        [("converted = {}", "converted = {}\n    model.to_empty(device='cpu')")],
+    ),
+    ("convert_sync_batchnorm", "mode kept", "modes_of_layers: training of 2", "mode_lost"),
+    ("convert_sync_batchnorm", "mode kept: the layer's own", "modes_of_layers: training of 2", "mode_of_the_model"),
+    (
+        "convert_sync_batchnorm",
+        "no other mode: eval",
+        "modes_of_layers: training of the model",
+        [("converted = {}", "converted = {}\n    model.eval()")],
+    ),
+    (
+        "convert_sync_batchnorm",
+        "no other mode: training",
+        "modes_of_layers: training of the model, the other way round",
+        [("converted.get(model, model)", "converted.get(model, model).train()")],
+    ),
     ("convert_sync_batchnorm", "requires_grad kept", "frozen_parameters", "frozen_parameters_thawed"),
-    ("convert_sync_batchnorm", "group", "group_of_layers", "group_forgotten"),
+    (
+        "convert_sync_batchnorm",
+        "requires_grad kept: nothing freezes",
+        "frozen_parameters: requires_grad of 1.bias",
+        [("converted.get(model, model)", "converted.get(model, model).requires_grad_(False)")],
+    ),
+    (
+        "convert_sync_batchnorm",
+        "requires_grad kept: of other layers",
+        "frozen_parameters: requires_grad of 0.weight",
+        [("converted.get(model, model)", "converted.get(model, model).requires_grad_(True)")],
+    ),
+    ("convert_sync_batchnorm", "group", "group_of_layers: group of layer 1 on rank 0", "group_forgotten"),
+    (
+        "convert_sync_batchnorm",
+        "group, at any depth",
+        "group_of_layers: group of layer 4.0 on rank 0",
+        "group_not_handed_down",
+    ),
+    (
+        "convert_sync_batchnorm",
+        "group, of a BN root",
+        "group_of_layers: group of a layer as the model on rank 0",
+        [(_STATE, "vars(layer).update(vars(module), process_group=group if name else None)")],
+    ),
     (
         "convert_sync_batchnorm",
         "all ranks without a group",
@@ -213,7 +552,7 @@ def test_different_collectives_do_not_meet():
 
 
 def test_a_rank_that_never_ends_is_stopped_and_no_further_one_is_started(monkeypatch):
-    monkeypatch.setattr("course_lib.checks.sync.RANKS_LIMIT", 0.3)
+    monkeypatch.setattr("course_lib.checks.sync_ranks.RANKS_LIMIT", 0.3)
 
     def loops(rank, x):
         while rank == 1:
@@ -227,7 +566,7 @@ def test_a_rank_that_never_ends_is_stopped_and_no_further_one_is_started(monkeyp
 
 
 def test_the_ranks_end_before_the_scenario_has_to():
-    assert sync.RANKS_LIMIT + 2 * GRACE < TIME_LIMIT
+    assert RANKS_LIMIT + 2 * GRACE < TIME_LIMIT
 
 
 @pytest.mark.parametrize("leave", ["group", "exit", "world"])

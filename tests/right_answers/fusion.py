@@ -421,7 +421,7 @@ def _tried(model, example):
                 attempt.set_submodule(layer, _pair(current.get_submodule(layer), current.get_submodule(name)))
                 attempt.set_submodule(name, nn.Identity())
                 got = _said(attempt, args)
-                if got.shape == want.shape and torch.allclose(got, want, rtol=1e-7, atol=1e-7):
+                if got.shape == want.shape and torch.allclose(got, want, rtol=1e-5, atol=1e-5):
                     current, pairs[name] = attempt, layer
                     break
     return current, pairs

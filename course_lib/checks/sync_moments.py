@@ -1,0 +1,222 @@
+"""Problem set 5: what is asked of `merge_moments`, and of `sync_moments` on two, three and four ranks."""
+
+from course_lib.checks.piece import Piece, named
+from course_lib.checks.sync_inputs import (
+    VOLUMES,
+    each_empty,
+    expect_count,
+    expect_tensor,
+    maps,
+    shards,
+    shuffled,
+    uneven,
+)
+from course_lib.checks.sync_ranks import by_rank, on_ranks
+from course_lib.ranks import count_collectives
+from course_lib.sync import groups_of
+
+__all__ = ["merge", "moments"]
+
+# --- merge_moments ----------------------------------------------------------------------------------------------
+
+merge = Piece("sync.merge_moments", call="merge_moments((n_a, mean_a, m2_a), (n_b, mean_b, m2_b)) → (n, mean, m2)")
+
+
+def _side(case, name, channels, n):
+    """(n, mean, m2) of n values per channel; the mean of an empty side is some number."""
+    mean = case.tensor((channels,), std=3.0, name=f"mean_{name}")
+    m2 = case.given_tensor(case.uniform(1, 4, channels) * max(n - 1, 0), f"m2_{name}")
+    return n, mean, m2
+
+
+def _merged(impl, *sides):
+    """The union of all sides, merged from the left."""
+    union = sides[0]
+    for side in sides[1:]:
+        union = impl(union, side)
+        named(union, "n", "mean", "m2")
+    return union
+
+
+def _values(union):
+    union = named(union, "n", "mean", "m2")
+    return {"n": expect_count(union["n"]), **{name: expect_tensor(union[name], name) for name in ("mean", "m2")}}
+
+
+both = merge.group("the union of two sides, and of three", points=1.5)
+
+
+@both.scenario()
+def union_of_two(impl, case):
+    c = case.integer(2, 4)
+    return _values(_merged(impl, _side(case, "a", c, case.integer(2, 5)), _side(case, "b", c, case.integer(6, 9))))
+
+
+@both.scenario()
+def union_of_three(impl, case):
+    c, sizes = case.integer(2, 4), (1, case.integer(3, 9), 1)
+    return _values(_merged(impl, *(_side(case, name, c, n) for name, n in zip("abc", sizes, strict=True))))
+
+
+nothing = merge.group("either side empty, or both", points=0.5)
+
+
+@nothing.scenario()
+def union_with_an_empty_second_side(impl, case):
+    c = case.integer(2, 4)
+    return _values(_merged(impl, _side(case, "a", c, case.integer(2, 9)), _side(case, "b", c, 0)))
+
+
+@nothing.scenario()
+def union_with_an_empty_first_side(impl, case):
+    c = case.integer(2, 4)
+    return _values(_merged(impl, _side(case, "a", c, 0), _side(case, "b", c, case.integer(2, 9))))
+
+
+@nothing.scenario()
+def union_after_two_empty_sides(impl, case):
+    # What becomes of the mean of nothing is nobody's business, as long as the next merge does not suffer from it.
+    c = case.integer(2, 4)
+    sides = _side(case, "a", c, 0), _side(case, "b", c, 0), _side(case, "c", c, case.integer(2, 9))
+    return {**_values(_merged(impl, *sides)), "inputs changed": case.changed()}
+
+
+contract = merge.group("n an int, and the sides left as they are", points=0.5)
+
+
+@contract.scenario(dtypes=("float32",))
+def union_leaves_its_sides_alone(impl, case):
+    # Of two sides of one size, the mean comes out right even where the sizes are not looked at.
+    c, n = case.integer(2, 4), case.integer(2, 5)
+    union = named(impl(_side(case, "a", c, n), _side(case, "b", c, n)), "n", "mean", "m2")
+    seen = {"mean": expect_tensor(union["mean"], "mean").to(case.torch_dtype), "type of n": type(union["n"]).__name__}
+    for which, sizes in {"first": (0, n), "second": (n, 0)}.items():
+        union = named(impl(_side(case, "a", c, sizes[0]), _side(case, "b", c, sizes[1])), "n", "mean", "m2")
+        seen[f"type of n, {which} side empty"] = type(union["n"]).__name__
+    return {**seen, "inputs changed": case.changed()}
+
+
+# --- sync_moments -----------------------------------------------------------------------------------------------
+
+moments = Piece("sync.sync_moments", call="sync_moments(x, group=None) → (n, mean, var)")
+
+
+def _of_moments(impl, *args, **group):
+    result = named(impl(*args, **group), "n", "mean", "var")
+    return {"n": result["n"], **{name: expect_tensor(result[name], name) for name in ("mean", "var")}}
+
+
+def _all_of_it(n, mean, var):
+    # In float64, whatever came: which dtype the statistics have is not asked for.
+    return {"n": expect_count(n), "mean": mean.double(), "var": var.double()}
+
+
+def _moments(impl, batches):
+    """n, mean and var of batches {words: shards}, one after the other, on every rank."""
+
+    def step(rank):
+        seen = {}
+        for words, batch in batches.items():
+            result = _all_of_it(**_of_moments(impl, batch[rank]))
+            seen.update((name + words, value) for name, value in result.items())
+        return seen
+
+    ranks = len(next(iter(batches.values())))
+    return by_rank(on_ranks(step, ranks))
+
+
+even = moments.group("n, mean and biased variance over two ranks", points=1)
+
+
+@even.scenario()
+def moments_of_two_tables(impl, case):
+    return _moments(impl, {"": shards(case, [case.integer(4, 6)] * 2)})
+
+
+@even.scenario()
+def moments_of_two_ranks_with_maps(impl, case):
+    sizes = [case.integer(2, 3)] * 2
+    batches = {" of maps": shards(case, sizes, maps(case)), " of volumes": shards(case, sizes, VOLUMES)}
+    return _moments(impl, batches)
+
+
+uneven_shards = moments.group("shards of different sizes", points=0.5)
+
+
+@uneven_shards.scenario()
+def moments_of_uneven_shards(impl, case):
+    return _moments(impl, {"": shards(case, uneven(case), maps(case))})
+
+
+empty = moments.group("an empty shard, and one of a single value", points=0.75)
+
+
+@empty.scenario()
+def moments_with_an_empty_shard(impl, case):
+    # Every batch by itself: a rank that stays away would meet the others in the next one.
+    seen = {}
+    for words, batch in each_empty(case).items():
+        seen |= _moments(impl, {words: batch})
+    return seen
+
+
+@empty.scenario()
+def moments_with_an_empty_and_a_single_shard(impl, case):
+    sizes = shuffled(case, (0, 1, case.integer(2, 3), case.integer(4, 5)))
+    return _moments(impl, {"": shards(case, sizes)})
+
+
+once = moments.group("one collective", points=0.5)
+
+
+@once.scenario()
+def moments_take_one_collective(impl, case):
+    batch = shards(case, [case.integer(2, 4)] * 3, (2,))
+    other = shards(case, shuffled(case, (2, 3, 5)), maps(case), dtype="float32")
+
+    def step(rank):
+        with count_collectives() as calls:
+            mean = _of_moments(impl, batch[rank])["mean"]
+        with count_collectives() as more:
+            _of_moments(impl, other[rank])
+        return {"mean": mean.double(), "collectives": len(calls), "collectives for uneven maps": len(more)}
+
+    return by_rank(on_ranks(step, 3))
+
+
+grouped = moments.group("the ranks of the given group, and no others", points=0.25)
+
+
+@grouped.scenario()
+def moments_of_two_groups(impl, case):
+    batch = shards(case, [case.integer(2, 4)] * 4, (2,))
+
+    def step(rank):
+        group, seen = groups_of(2), {}
+        for words, result in {
+            "": _of_moments(impl, batch[rank], group),
+            ", group by its name,": _of_moments(impl, batch[rank], group=group),
+        }.items():
+            seen[f"n{words}"], seen[f"mean{words}"] = expect_count(result["n"]), result["mean"].double()
+        return seen
+
+    return by_rank(on_ranks(step, 4))
+
+
+contract = moments.group("n an int, x left as it is", points=0.5)
+
+
+@contract.scenario(dtypes=("float32",))
+def moments_leave_x_alone(impl, case):
+    # float64 as well: there a conversion makes no copy, and what works in place reaches the caller's x.
+    batches = {dtype: shards(case, [case.integer(2, 4)] * 2, (2,), dtype=dtype) for dtype in ("float32", "float64")}
+
+    def step(rank):
+        seen = {}
+        for dtype, batch in batches.items():
+            result = _of_moments(impl, batch[rank])
+            seen[f"mean of {dtype}"] = result["mean"].to(case.as_torch(dtype))
+            seen[f"type of n of {dtype}"] = type(result["n"]).__name__
+        return seen
+
+    return {**by_rank(on_ranks(step, 2)), "inputs changed": case.changed()}
