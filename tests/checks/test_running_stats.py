@@ -521,7 +521,7 @@ def test_a_half_finished_layer_has_points_for_what_is_there(left):
 
 def test_a_gpu_is_compared_where_there_is_one(monkeypatch):
     # The CPU stands in for it: its results are the same, a layer that is another one at every copy is not.
-    monkeypatch.setattr("course_lib.checks.running_stats_layer.gpus", lambda: ["cpu"])
+    monkeypatch.setattr("course_lib.checks.running_stats_tensors.gpus", lambda: ["cpu"])
     assert judge(LAYER, observe(LAYER, RIGHT["running_stats.BatchNorm"]["NaiveOperations"], 0), 0).passed
 
     class BatchNorm(RIGHT["running_stats.BatchNorm"]["NaiveOperations"]):
