@@ -1,5 +1,7 @@
 """Problem set 3: what is asked of the pieces of `course_lib.modes`."""
 
+import copy
+
 import numpy as np
 import torch
 from torch import nn
@@ -26,10 +28,15 @@ def _maps(case):
     return case.draw((n, c, h, w), case.uniform(-3, 3, (c, 1, 1)), case.uniform(1, 3, (c, 1, 1)))
 
 
-def _other_rank(case):
-    """(N, C, L) or (N, C, D, H, W)."""
-    shape = case.choice([(3, 4, 5), (2, 3, 2, 4, 3)])
-    return case.draw(shape, case.uniform(-3, 3, (shape[1],) + (1,) * (len(shape) - 2)), 2.0)
+def _other_ranks(case):
+    """Pairs of the axes in words and values of them: (N, C, L), then (N, C, D, H, W)."""
+    for axes, shapes in (
+        ("(N, C, L)", [(3, 4, 5), (4, 2, 3), (2, 5, 4)]),
+        ("(N, C, D, H, W)", [(2, 3, 2, 4, 3), (3, 2, 4, 2, 2), (4, 3, 2, 2, 3)]),
+    ):
+        shape = case.choice(shapes)
+        channels = (shape[1],) + (1,) * (len(shape) - 2)
+        yield axes, case.draw(shape, case.uniform(-3, 3, channels), case.uniform(1, 3, channels))
 
 
 def _per_channel(case, c, low, high, name, **options):
@@ -56,25 +63,47 @@ class _Curve(nn.Module):
         return x - 0.3 * x * x
 
 
-def _model(case, channels, *more, outer=True):
+def _model(case, channels, *more, outer=True, frozen=False):
     """A layer that has seen other data and something that is off in eval, both in training.
 
-    Each part has a mode of its own: the outermost module is in training if `outer`, its last part if not.
+    Each part has a mode of its own: the outermost module is in training if `outer`, its last part if not. And each
+    parameter: bias needs no gradient if `frozen`.
     """
     layer = nn.BatchNorm1d(channels).to(case.torch_dtype)
     with torch.no_grad():
         for name, low, high in (("weight", 0.5, 2), ("bias", -1, 1), ("running_mean", -9, -6), ("running_var", 2, 5)):
             getattr(layer, name).copy_(_per_channel(case, channels, low, high, name))
         layer.num_batches_tracked += case.integer(3, 9)
+    layer.bias.requires_grad_(not frozen)
     model = nn.Sequential(nn.Sequential(layer, _Mood()), *more, nn.Dropout(0.0))
     model.training, model[-1].training = outer, not outer
     return model
+
+
+#: Both ways in which a model and what is inside of it may differ.
+_MIXED = {"a model in training": True, "a model in eval, parts in training": False}
 
 
 def _in_training(model):
     """Names of the modules in training, as an observation."""
     names = [name or "the model itself" for name, module in model.named_modules() if module.training]
     return ", ".join(names) or "none"
+
+
+def _trainable(model):
+    """Names of the parameters that need gradients, as an observation."""
+    return ", ".join(name for name, p in model.named_parameters() if p.requires_grad) or "none"
+
+
+def _caught(action):
+    """Name of the exception that comes out of `action`, a keyboard interrupt too; "no error" without one."""
+    try:
+        action()
+    except NotImplementedError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        return type(error).__name__
+    return "no error"
 
 
 def _state(layer):
@@ -98,7 +127,8 @@ def _eval_backward(impl, case, x, variances=(0.5, 4), **eps):
     mean = _per_channel(case, c, -3, 3, "running_mean")
     var = _per_channel(case, c, *variances, "running_var")
     weight = _per_channel(case, c, 0.5, 2, "weight")
-    return named(impl(dy, x, mean, var, weight, **eps), "dx", "dweight", "dbias")
+    result = named(impl(dy, x, mean, var, weight, **eps), "dx", "dweight", "dbias")
+    return {**result, "inputs need gradients": any(v.requires_grad for v in (dy, x, mean, var, weight))}
 
 
 line = eval_backward.group("dx: a straight line per channel", points=0.75)
@@ -117,7 +147,7 @@ def eval_gradient_with_default_eps(impl, case):
 
 @line.scenario()
 def eval_gradient_of_other_ranks(impl, case):
-    return {"dx": _eval_backward(impl, case, _other_rank(case))["dx"]}
+    return {f"dx of {axes}": _eval_backward(impl, case, x)["dx"] for axes, x in _other_ranks(case)}
 
 
 parameters = eval_backward.group("dweight and dbias", points=0.5)
@@ -129,10 +159,19 @@ def eval_parameter_gradients_of_table(impl, case):
     return {"dweight": result["dweight"], "dbias": result["dbias"]}
 
 
-@parameters.scenario()
+@parameters.scenario(dtypes=("float32",))
 def eval_parameter_gradients_of_maps(impl, case):
     result = _eval_backward(impl, case, _maps(case))
     return {"dweight": result["dweight"], "dbias": result["dbias"]}
+
+
+@parameters.scenario()
+def eval_parameter_gradients_of_other_ranks(impl, case):
+    seen = {}
+    for axes, x in _other_ranks(case):
+        result = _eval_backward(impl, case, x)
+        seen |= {f"dweight of {axes}": result["dweight"], f"dbias of {axes}": result["dbias"]}
+    return seen
 
 
 untouched = eval_backward.group("inputs untouched", points=0.25)
@@ -140,8 +179,9 @@ untouched = eval_backward.group("inputs untouched", points=0.25)
 
 @untouched.scenario()
 def eval_backward_leaves_inputs_alone(impl, case):
-    dbias = _eval_backward(impl, case, _table(case))["dbias"]
-    return {"dbias": dbias, "inputs changed": case.changed()}
+    result = _eval_backward(impl, case, _table(case))
+    seen = {name: result[name] for name in ("dbias", "inputs need gradients")}
+    return {**seen, "inputs changed": case.changed()}
 
 
 # --- BatchNormFunction ----------------------------------------------------------------------------------------------
@@ -155,19 +195,36 @@ function = Piece(
 class _Applied:
     """Inputs of the function, drawn, and what comes of them."""
 
-    def __init__(self, case, x, *, missing=(), eps=(0.5, 1)):
+    def __init__(self, case, x, *, eps=(0.5, 1)):
         c = x.shape[1]
-        self.case, self.eps = case, case.number("eps", *eps)
+        self.eps = case.number("eps", *eps)
         self.x = case.given_tensor(x, "x").requires_grad_()
-        drawn = {
-            "weight": lambda: _per_channel(case, c, 0.5, 2, "weight").requires_grad_(),
-            "bias": lambda: _per_channel(case, c, -2, 2, "bias").requires_grad_(),
-            "running_mean": lambda: _per_channel(case, c, -3, 3, "running_mean", watch=False),
-            "running_var": lambda: _per_channel(case, c, 0.5, 4, "running_var", watch=False),
+        self.given = {
+            "weight": _per_channel(case, c, 0.5, 2, "weight").requires_grad_(),
+            "bias": _per_channel(case, c, -2, 2, "bias").requires_grad_(),
+            "running_mean": _per_channel(case, c, -3, 3, "running_mean", watch=False),
+            "running_var": _per_channel(case, c, 0.5, 4, "running_var", watch=False),
         }
-        self.given = {name: None if name in missing else make() for name, make in drawn.items()}
         # A mean that is not zero, and a slope along x: both coupling terms matter.
         self.dy = case.given_tensor(case.draw(x.shape, 1.0) + 0.5 * x, "dy")
+
+    def without(self, *missing, constant=()):
+        """The same numbers once more, as tensors of their own: None for some, no gradient for those that are constant.
+
+        Args:
+            missing: names of what is None.
+            constant: names of what needs no gradient, x among them.
+        """
+        other = copy.copy(self)
+        other.x = self._anew("x", self.x, constant)
+        other.given = {
+            name: None if name in missing else self._anew(name, v, constant) for name, v in self.given.items()
+        }
+        return other
+
+    @staticmethod
+    def _anew(name, tensor, constant):
+        return tensor.detach().clone().requires_grad_(tensor.requires_grad and name not in constant)
 
     def apply(self, impl, training, *, momentum=0.1):
         return impl.apply(self.x, *self.given.values(), training, momentum, self.eps)
@@ -175,7 +232,20 @@ class _Applied:
     def gradients(self, y):
         y.backward(self.dy)
         leaves = {"dx": self.x, "dweight": self.given["weight"], "dbias": self.given["bias"]}
-        return {name: leaf.grad for name, leaf in leaves.items() if leaf is not None}
+        return {name: leaf.grad for name, leaf in leaves.items() if leaf is not None and leaf.requires_grad}
+
+    def statistics(self):
+        return {
+            name: self.given[name].clone() for name in ("running_mean", "running_var") if self.given[name] is not None
+        }
+
+
+def _made_by_a_function(y):
+    """Whether the gradient of y is what somebody wrote, and not autograd's work."""
+    return isinstance(y.grad_fn, torch.autograd.function.BackwardCFunction)
+
+
+_MODES = {"training": True, "eval": False}
 
 
 output = function.group("y in training", points=0.5)
@@ -195,22 +265,52 @@ def function_of_maps(impl, case):
 
 @output.scenario()
 def function_of_other_ranks(impl, case):
-    return {"y": _Applied(case, _other_rank(case)).apply(impl, True)}
+    return {f"y of {axes}": _Applied(case, x).apply(impl, True) for axes, x in _other_ranks(case)}
 
 
 through = function.group("gradients in training: the batch's statistics move with x", points=1)
 
 
+def _gradients_of_other_ranks(impl, case, training):
+    seen = {}
+    for axes, x in _other_ranks(case):
+        given = _Applied(case, x)
+        y = given.apply(impl, training)
+        seen |= {f"{name} of {axes}": value for name, value in {"y": y, **given.gradients(y)}.items()}
+    return seen
+
+
+def _gradients_of_some(impl, case, training):
+    """Gradients where not everything needs one: parameters that are frozen, or a first layer's input."""
+    drawn, seen = _Applied(case, _table(case)), {}
+    for constant in (("x",), ("weight",), ("bias",), ("weight", "bias")):
+        given = drawn.without(constant=constant)
+        for name, value in given.gradients(given.apply(impl, training)).items():
+            seen[f"{name} where {' and '.join(constant)} needs none"] = value
+    return seen
+
+
 @through.scenario()
 def function_gradients_of_table(impl, case):
     given = _Applied(case, _table(case))
-    return given.gradients(given.apply(impl, True))
+    y = given.apply(impl, True)
+    return {**given.gradients(y), "a Function made y, with a backward of its own": _made_by_a_function(y)}
 
 
 @through.scenario()
 def function_gradients_of_maps(impl, case):
     given = _Applied(case, _maps(case))
     return given.gradients(given.apply(impl, True)) | {"inputs changed": case.changed()}
+
+
+@through.scenario()
+def function_gradients_of_other_ranks(impl, case):
+    return _gradients_of_other_ranks(impl, case, True)
+
+
+@through.scenario()
+def function_gradients_of_some(impl, case):
+    return _gradients_of_some(impl, case, True)
 
 
 constant = function.group("y and gradients in eval: the running statistics are constants", points=1)
@@ -220,14 +320,31 @@ constant = function.group("y and gradients in eval: the running statistics are c
 def function_in_eval_of_table(impl, case):
     given = _Applied(case, _table(case))
     y = given.apply(impl, False)
-    return {"y": y, **given.gradients(y)}
+    return {"y": y, **given.gradients(y), "a Function made y, with a backward of its own": _made_by_a_function(y)}
 
 
 @constant.scenario()
+def function_in_eval_of_one_sample(impl, case):
+    given = _Applied(case, _table(case)[:1])
+    y = given.apply(impl, False)
+    return {"y": y, **given.gradients(y)}
+
+
+@constant.scenario(dtypes=("float32",))
 def function_in_eval_of_maps(impl, case):
     given = _Applied(case, _maps(case))
     y = given.apply(impl, False)
-    return {"y": y, **given.gradients(y)}
+    return {"y": y, **given.gradients(y), "inputs changed": case.changed()}
+
+
+@constant.scenario()
+def function_in_eval_of_other_ranks(impl, case):
+    return _gradients_of_other_ranks(impl, case, False)
+
+
+@constant.scenario()
+def function_in_eval_of_some(impl, case):
+    return _gradients_of_some(impl, case, False)
 
 
 later = function.group("an eval gradient stays right when the running statistics move before it", points=0.25)
@@ -253,46 +370,83 @@ def function_moves_statistics(impl, case):
     given.apply(impl, True, momentum=case.number("momentum", 0.1, 0.4))
     once = {"running_mean after a step": mean.detach().clone(), "running_var after a step": var.detach().clone()}
     given.apply(impl, True, momentum=case.number("momentum", 0.6, 0.9))
-    twice = {"running_mean after two": mean, "running_var after two": var}
-    return once | twice | {"they need gradients": mean.requires_grad or var.requires_grad}
+    twice = {"running_mean after two": mean.detach().clone(), "running_var after two": var.detach().clone()}
+    again = given.without(constant=("x", "weight", "bias"))
+    with torch.no_grad():
+        again.apply(impl, True, momentum=case.number("momentum", 0.1, 0.4))
+    without = {f"{name} after one without gradients": value for name, value in again.statistics().items()}
+    return once | twice | without | {"they need gradients": mean.requires_grad or var.requires_grad}
+
+
+@buffers.scenario()
+def function_moves_statistics_of_other_ranks(impl, case):
+    seen = {}
+    for axes, x in (("(N, C)", _table(case)), *_other_ranks(case)):
+        given = _Applied(case, x)
+        given.apply(impl, True, momentum=case.number("momentum", 0.2, 0.8))
+        seen |= {f"{name} of {axes}": value for name, value in given.statistics().items()}
+    return seen
+
+
+@buffers.scenario()
+def function_moves_statistics_all_the_way_or_not(impl, case):
+    drawn, seen = _Applied(case, _table(case)), {}
+    for momentum in (0.0, 1.0):
+        given = drawn.without()
+        given.apply(impl, True, momentum=momentum)
+        seen |= {f"{name} with momentum {momentum:.0f}": value for name, value in given.statistics().items()}
+    return seen
 
 
 @buffers.scenario()
 def function_leaves_statistics_alone_in_eval(impl, case):
     given = _Applied(case, _table(case))
     given.apply(impl, False, momentum=case.number("momentum", 0.1, 0.4))
-    return {name: given.given[name] for name in ("running_mean", "running_var")}
+    return given.statistics()
 
 
 absent = function.group("weight, bias and running statistics may be None", points=0.5)
 
 
+def _without(impl, case, *combinations):
+    """y, gradients and running statistics in both modes, for each combination of what is missing."""
+    drawn, seen = _Applied(case, _table(case)), {}
+    for missing in combinations:
+        for mode, training in _MODES.items():
+            given = drawn.without(*missing)
+            y = given.apply(impl, training, momentum=0.3)
+            observed = {"y": y, **given.gradients(y), **given.statistics()}
+            where = f"in {mode}, without {', '.join(missing)}"
+            seen |= {f"{name} {where}": value for name, value in observed.items()}
+    return seen
+
+
+_STATISTICS = ("running_mean", "running_var")
+
+
 @absent.scenario()
 def function_without_weight(impl, case):
-    given = _Applied(case, _table(case), missing=("weight",))
-    y = given.apply(impl, True)
-    return {"y": y, **given.gradients(y)}
+    return _without(impl, case, ("weight",))
 
 
 @absent.scenario()
 def function_without_bias(impl, case):
-    given = _Applied(case, _table(case), missing=("bias",))
-    y = given.apply(impl, False)
-    return {"y": y, **given.gradients(y)}
+    return _without(impl, case, ("bias",))
+
+
+@absent.scenario()
+def function_without_both(impl, case):
+    return _without(impl, case, ("weight", "bias"))
+
+
+@absent.scenario()
+def function_without_statistics(impl, case):
+    return _without(impl, case, _STATISTICS, ("weight", *_STATISTICS), ("bias", *_STATISTICS))
 
 
 @absent.scenario()
 def function_without_anything(impl, case):
-    given = _Applied(case, _maps(case), missing=("weight", "bias", "running_mean", "running_var"))
-    y = given.apply(impl, True)
-    return {"y": y, **given.gradients(y)}
-
-
-@absent.scenario()
-def function_without_statistics_in_eval(impl, case):
-    given = _Applied(case, _table(case), missing=("running_mean", "running_var"))
-    y = given.apply(impl, False)
-    return {"y": y, **given.gradients(y)}
+    return _without(impl, case, ("weight", "bias", *_STATISTICS))
 
 
 # --- bn_modes -------------------------------------------------------------------------------------------------------
@@ -353,7 +507,8 @@ def modes_of_nested_layers(impl, case):
         model.add_module(name, part)
     # The model's own flag, and that of the part, are no layer's.
     model.training, inner.training = case.choice([(True, False), (False, True)])
-    return {"of a nested model": _as_fact(_listed(impl, model))}
+    before = _in_training(model)
+    return {"of a nested model": _as_fact(_listed(impl, model)), "modes as before": _in_training(model) == before}
 
 
 kinds = modes.group("every kind of Batch Normalization layer, and no other layer", points=0.75)
@@ -439,30 +594,66 @@ inside = switch.group("everything is in eval inside", points=0.5)
 
 @inside.scenario()
 def modes_inside(impl, case):
-    model = _model(case, case.integer(2, 4), nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
-    x = case.tensor((case.integer(3, 5), model[0][0].num_features))
-    with impl(model):
-        seen = {"in training": _in_training(model), "output of the first part": model[0](x)}
+    seen = {}
+    for which, outer in _MIXED.items():
+        model = _mixed(case, outer)
+        x = case.tensor((case.integer(3, 5), model[0][0].num_features))
+        with impl(model):
+            seen |= {
+                f"in training, of {which}": _in_training(model),
+                f"output of the first part of {which}": model[0](x),
+                f"parameters that need gradients, of {which}": _trainable(model),
+                f"gradients are recorded, of {which}": torch.is_grad_enabled(),
+            }
     return seen
+
+
+def _mixed(case, outer):
+    return _model(case, case.integer(2, 4), nn.Sequential(nn.Linear(2, 2), nn.Dropout()), outer=outer, frozen=True)
 
 
 back = switch.group("each module's own mode afterwards", points=0.5)
 
 
+def _afterwards(case, model, which):
+    """What is to be as before; the output comes last, since it moves the statistics."""
+    seen = {f"in training afterwards, of {which}": _in_training(model)}
+    seen[f"parameters that need gradients afterwards, of {which}"] = _trainable(model)
+    x = case.tensor((case.integer(3, 5), model[0][0].num_features))
+    return seen | {f"output of the first part of {which} afterwards": model[0](x)}
+
+
 @back.scenario()
 def modes_afterwards(impl, case):
-    model = _model(case, case.integer(2, 4), nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
-    with impl(model):
-        pass
-    return {"in training afterwards": _in_training(model), "running_mean": model[0][0].running_mean}
+    seen = {}
+    for which, outer in _MIXED.items():
+        model = _mixed(case, outer)
+        with impl(model):
+            pass
+        seen |= _afterwards(case, model, which)
+    return seen
 
 
 @back.scenario()
 def modes_after_being_switched_inside(impl, case):
-    model = _model(case, case.integer(2, 4), outer=False)
+    seen = {}
+    for which, outer in _MIXED.items():
+        for training in (True, False):
+            model = _model(case, 2, outer=outer)
+            with impl(model):
+                model.train(training)
+            seen[f"in training afterwards, of {which}, after train({training}) inside"] = _in_training(model)
+    return seen
+
+
+@back.scenario()
+def modes_after_one_inside_another(impl, case):
+    model = _model(case, case.integer(2, 4))
     with impl(model):
-        model.train(case.choice([True, False]))
-    return {"in training afterwards": _in_training(model)}
+        with impl(model):
+            pass
+        seen = {"in training after the inner one": _in_training(model)}
+    return seen | _afterwards(case, model, "a model")
 
 
 failed = switch.group("also after an exception, which comes through", points=0.5)
@@ -470,18 +661,21 @@ failed = switch.group("also after an exception, which comes through", points=0.5
 
 @failed.scenario()
 def modes_after_an_exception(impl, case):
-    model = _model(case, case.integer(2, 4))
-    error = case.choice([KeyError, ZeroDivisionError, RuntimeError])
-    came = "no error"
-    try:
-        with impl(model):
-            raise error("inside")
-    except NotImplementedError:
-        raise
-    except Exception as caught:
-        came = type(caught).__name__
-    seen = {"error that comes through": came, "in training afterwards": _in_training(model)}
-    return seen | {"running_mean": model[0][0].running_mean}
+    seen = {}
+    for which, outer in _MIXED.items():
+        mixed = _model(case, case.integer(2, 4), outer=outer, frozen=True)
+        # The last is what ends a validation loop that takes too long, and no Exception.
+        for error in (KeyError, RuntimeError, KeyboardInterrupt):
+            model = copy.deepcopy(mixed)
+
+            def failing(model=model, error=error):
+                with impl(model):
+                    raise error("inside")
+
+            seen[f"error that comes through of {error.__name__}, {which}"] = _caught(failing)
+            seen[f"in training after {error.__name__}, of {which}"] = _in_training(model)
+        seen |= _afterwards(case, model, which)
+    return seen
 
 
 # --- predict --------------------------------------------------------------------------------------------------------
@@ -500,10 +694,14 @@ outputs = prediction.group("outputs of all the data, however they are cut", poin
 
 @outputs.scenario()
 def predictions(impl, case):
-    model = _model(case, 3, _Curve())
-    x = case.tensor((case.integer(6, 9), 3), std=2.0)
-    pieces = x.split(_sizes(case, len(x)))
-    return {"y": _as_tensor(impl(model, list(pieces))), "y of one batch": _as_tensor(impl(model, [x]))}
+    seen = {}
+    for which, outer in _MIXED.items():
+        model = _model(case, 3, _Curve(), outer=outer)
+        x = case.tensor((case.integer(6, 9), 3), std=2.0)
+        pieces = x.split(_sizes(case, len(x)))
+        seen[f"y of {which}"] = _as_tensor(impl(model, list(pieces)))
+        seen[f"y of {which}, in one batch"] = _as_tensor(impl(model, [x]))
+    return seen
 
 
 @outputs.scenario()
@@ -520,39 +718,50 @@ no_graph = prediction.group("no graph is recorded", points=0.25)
 def predictions_without_graph(impl, case):
     # Nothing that has a mode: in this group it is the graph that counts.
     model = nn.Sequential(case.fill(nn.Linear(3, 2)), _Curve())
-    y = _as_tensor(impl(model, [case.tensor((case.integer(3, 5), 3))]))
+    y = _as_tensor(impl(model, [case.tensor((case.integer(3, 5), 3)).requires_grad_()]))
     return {"y needs gradients": y.requires_grad, "y": y}
 
 
-trace = prediction.group("modes and statistics are as before, also when the data fail", points=0.5)
+trace = prediction.group("modes, statistics and gradients' switch are as before, also when the data fail", points=0.5)
 
 
 @trace.scenario()
 def predictions_leave_no_trace(impl, case):
-    model = _model(case, 3)
-    x = case.tensor((case.integer(5, 7), 3))
-    impl(model, [x[:2], x[2:]])
-    return {"in training afterwards": _in_training(model), **_state(model[0][0]), "inputs changed": case.changed()}
+    seen = {}
+    for which, outer in _MIXED.items():
+        model = _model(case, 3, outer=outer, frozen=True)
+        x = case.tensor((case.integer(5, 7), 3))
+        impl(model, [x[:2], x[2:]])
+        seen |= {
+            f"in training afterwards, of {which}": _in_training(model),
+            f"parameters that need gradients afterwards, of {which}": _trainable(model),
+            **{f"{name}, of {which}": value for name, value in _state(model[0][0]).items()},
+        }
+    seen |= {"gradients are recorded afterwards": torch.is_grad_enabled(), "inputs changed": case.changed()}
+    with torch.no_grad():
+        impl(model, [x])
+        return seen | {"gradients are recorded afterwards where they were not": torch.is_grad_enabled()}
 
 
 @trace.scenario()
 def predictions_of_failing_data(impl, case):
-    model = _model(case, 3, outer=False)
-    x = case.tensor((4, 3))
-    error = case.choice([KeyError, OSError, ZeroDivisionError])
+    seen = {}
+    for which, outer in _MIXED.items():
+        mixed = _model(case, 3, outer=outer)
+        x = case.tensor((4, 3))
+        for error in (KeyError, OSError, KeyboardInterrupt):
 
-    def batches():
-        yield x
-        raise error("no more")
+            def batches(x=x, error=error):
+                yield x
+                raise error("no more")
 
-    came = "no error"
-    try:
-        impl(model, batches())
-    except NotImplementedError:
-        raise
-    except Exception as caught:
-        came = type(caught).__name__
-    return {"error that comes through": came, "in training afterwards": _in_training(model)}
+            model = copy.deepcopy(mixed)
+            came = _caught(lambda model=model, batches=batches: impl(model, batches()))
+            seen[f"error that comes through of {error.__name__}, {which}"] = came
+            seen[f"in training after {error.__name__}, of {which}"] = _in_training(model)
+            seen[f"gradients are recorded after {error.__name__}, of {which}"] = torch.is_grad_enabled()
+            torch.set_grad_enabled(True)
+    return seen
 
 
 # --- the clinic -----------------------------------------------------------------------------------------------------
@@ -607,10 +816,13 @@ def centring_layer(impl, case):
     layer = impl(c, momentum=momentum).to(case.torch_dtype)
     held = layer.running_mean
     x = case.tensor((case.integer(3, 6), c), mean=2.0)
-    y = layer(x.clone().requires_grad_())
+    dy = case.tensor(x.shape, mean=1.0, name="dy")
+    y = layer(x.requires_grad_())
+    gradient = torch.autograd.grad(y, x, dy)[0]
     layer(case.tensor((4, c), mean=-1.0, name="the next x"))
     seen = {
         "y in training": y,
+        "dx in training": gradient,
         "running_mean in the state dict": layer.state_dict().get("running_mean"),
         "running_mean, held since before": held,
         "it needs gradients": held.requires_grad,
@@ -618,7 +830,8 @@ def centring_layer(impl, case):
         "parameters an optimiser sees": len(list(layer.parameters())),
     }
     layer.eval()
-    seen |= {"y in eval": layer(x[:1]), "inputs changed": case.changed()}
+    y = layer(x)
+    seen |= {"y in eval": y, "dx in eval": torch.autograd.grad(y, x, dy)[0], "inputs changed": case.changed()}
     return seen | {"running_mean after eval": layer.running_mean.clone()}
 
 
@@ -648,9 +861,15 @@ def _running_mean(impl, case, values):
     x, momentum = case.given_tensor(values, "x"), case.number("momentum", 0.1, 0.4)
     for _ in range(2):
         batch = slope * x
+        kept = batch.detach().clone()
         impl(running, batch, momentum)
         batch.square().sum().backward()
-    return {"it needs gradients": running.requires_grad, "running_mean": running, "gradient of the caller": slope.grad}
+    return {
+        "it needs gradients": running.requires_grad,
+        "running_mean": running,
+        "gradient of the caller": slope.grad,
+        "inputs changed": "" if torch.equal(batch, kept) else "x",
+    }
 
 
 @record.scenario()
@@ -660,33 +879,52 @@ def running_mean_of_tables(impl, case):
 
 @record.scenario()
 def running_mean_of_maps(impl, case):
-    return {**_running_mean(impl, case, _maps(case)), "inputs changed": case.changed()}
+    return _running_mean(impl, case, _maps(case))
+
+
+@record.scenario()
+def running_mean_of_other_ranks(impl, case):
+    return {f"running_mean of {axes}": _running_mean(impl, case, x)["running_mean"] for axes, x in _other_ranks(case)}
 
 
 grad_mode = Piece("modes.clinic_grad_mode", call="clinic_grad_mode(model, x) → tensor")
 sensitivity = grad_mode.group("the gradient of the model as it predicts, and no trace", points=0.5)
 
 
-@sensitivity.scenario()
-def gradient_of_the_input(impl, case):
-    model = _model(case, 3, _Curve())
+def _gradient_of_the_input(impl, case, model):
     layer = model[0][0]
-    before = _per_channel(case, 3, 1, 2, "gradient of weight")
-    layer.weight.grad = before.clone()
+    layer.weight.grad = _per_channel(case, 3, 1, 2, "gradient of weight").clone()
     x = case.tensor((case.integer(4, 6), 3), std=2.0)
     result = impl(model, x)
+    seen = {"result": result, "gradients are recorded afterwards": torch.is_grad_enabled()}
+    needing = x.clone().requires_grad_()
+    impl(model, needing)
+    seen["x that needed gradients still does, and has none"] = needing.requires_grad and needing.grad is None
     with torch.no_grad():
-        seen = {"result": result, "result where gradients are off": impl(model, x), "result of two": impl(model, x[:2])}
+        seen |= {"result where gradients are off": impl(model, x), "result of two": impl(model, x[:2])}
+        seen["gradients are recorded afterwards where they were not"] = torch.is_grad_enabled()
     return {
         **seen,
         "the result needs gradients": result.requires_grad,
         "x needs gradients": x.requires_grad,
         "gradient of weight afterwards": layer.weight.grad,
-        "bias has a gradient": layer.bias.grad is not None,
+        "parameters that need gradients afterwards": _trainable(model),
         "in training afterwards": _in_training(model),
         **_state(layer),
         "inputs changed": case.changed(),
     }
+
+
+@sensitivity.scenario()
+def gradient_of_the_input(impl, case):
+    model = _model(case, 3, _Curve())
+    seen = _gradient_of_the_input(impl, case, model)
+    return seen | {"bias has a gradient": model[0][0].bias.grad is not None}
+
+
+@sensitivity.scenario()
+def gradient_of_the_input_of_a_model_in_eval(impl, case):
+    return _gradient_of_the_input(impl, case, _model(case, 3, _Curve(), outer=False, frozen=True))
 
 
 new_value = Piece("modes.clinic_momentum", call="clinic_momentum(running, batch, momentum) → tensor")
@@ -697,13 +935,13 @@ weighed = new_value.group("momentum weighs the new value", points=0.5)
 def weighted_statistic(impl, case):
     c = case.integer(2, 4)
     running, batch = case.tensor((c,), mean=3.0, name="running"), case.tensor((c,), mean=-3.0, name="batch")
-    result = impl(running, batch, case.number("momentum", 0.1, 0.4))
-    return {
-        "result": result,
+    results = {
+        "result": impl(running, batch, case.number("momentum", 0.1, 0.4)),
         "with momentum 0": impl(running, batch, 0.0),
         "with momentum 1": impl(running, batch, 1.0),
-        "inputs changed": case.changed(),
     }
+    new = all(result is not running and result is not batch for result in results.values())
+    return {**results, "new tensors": new, "inputs changed": case.changed()}
 
 
 unbiased = Piece("modes.clinic_biased_var", call="clinic_biased_var(running_var, x, momentum) → None")
@@ -728,6 +966,11 @@ def running_var_of_maps(impl, case):
     return _running_var(impl, case, _maps(case))
 
 
+@remembered.scenario()
+def running_var_of_other_ranks(impl, case):
+    return {f"running_var of {axes}": _running_var(impl, case, x)["running_var"] for axes, x in _other_ranks(case)}
+
+
 # --- accepts --------------------------------------------------------------------------------------------------------
 
 accepted = Piece("modes.accepts", call="accepts(cls) → bool")
@@ -738,7 +981,7 @@ _AREAS = {
     "statistics": "rejects layers with other statistics or another formula",
     "arguments": "rejects layers that ignore or misread an argument",
     "state": "rejects layers that do not keep their state as PyTorch's does",
-    "gradients": "rejects layers with wrong gradients, a graph in a buffer, or a changed input",
+    "gradients": "rejects layers with wrong gradients, a graph in a buffer, a changed input, another dtype or layout",
 }
 
 
