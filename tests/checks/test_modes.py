@@ -372,10 +372,22 @@ CLAUSES = [
     (
         "bn_modes",
         "looks, and changes nothing",
-        "modes_of_nested_layers: modes as before",
+        "modes_of_nested_layers: modes as before, in training, inner part in eval",
         [("    return {", "    model.eval()\n    return {")],
     ),
     ("bn_modes", "each layer's own flag", "modes_of_nested_layers", "flag_of_the_model"),
+    (
+        "bn_modes",
+        "each layer's own flag, whatever the model's",
+        "modes_of_nested_layers: of a nested model the other way round",
+        [('"train" if module.training', '"train" if module.training and model.training')],
+    ),
+    (
+        "bn_modes",
+        "looks, and changes nothing, in a model in eval",
+        "modes_of_nested_layers: modes as before, the other way round",
+        [("    return {", "    model.train()\n    return {")],
+    ),
     ("bn_modes", "names as in named_modules()", "modes_of_nested_layers", "last_part_of_the_name"),
     ("bn_modes", "each layer's own flag, many", "modes_of_many_layers", "words_swapped"),
     ("bn_modes", "each kind, no other, many", "modes_among_other_layers", "images_only"),
