@@ -24,7 +24,7 @@ company = no_eval.group("the same prediction in any company, and no trace", poin
 
 def _accuracy(impl, case, *, outer):
     classes, n = case.integer(3, 5), case.integer(7, 9)
-    model = mixed_model(case, classes, outer=outer)
+    model = mixed_model(case, classes, outer=outer, frozen=True)
     best = case.integer(0, classes - 1)
     x = case.draw((n, classes), std=0.5)
     x[:, best] += 9  # in eval, all samples are of this class
@@ -36,7 +36,13 @@ def _accuracy(impl, case, *, outer):
         "accuracy": _fraction(impl(model, x, labels)),
         "accuracy of some": _fraction(impl(model, x[2:], labels[2:])),
     }
-    return seen | {"in training afterwards": in_training(model), **state(model[0][0])}
+    return {
+        **seen,
+        "in training afterwards": in_training(model),
+        "parameters that need gradients afterwards": trainable(model),
+        "gradients are recorded afterwards": torch.is_grad_enabled(),
+        **state(model[0][0]),
+    }
 
 
 def _fraction(value):
@@ -203,7 +209,12 @@ def _running_var(impl, case, values):
     x = case.given_tensor(values, "x").requires_grad_()
     for momentum in (case.number("momentum", 0.1, 0.4), case.number("momentum", 0.6, 0.9)):
         impl(running, x, momentum)
-    return {"it needs gradients": running.requires_grad, "running_var": running, "inputs changed": case.changed()}
+    return {
+        "it needs gradients": running.requires_grad,
+        "running_var": running,
+        "gradients are recorded afterwards": torch.is_grad_enabled(),
+        "inputs changed": case.changed(),
+    }
 
 
 @remembered.scenario()

@@ -52,6 +52,7 @@ _AS_FAR_AS_THEY_COME = [
         "            return\n\n    outputs = []\n",
     ),
 ]
+_EVALUATED = "with evaluating(model), torch.no_grad():"
 _OFF_AFTERWARDS = [
     ("with evaluating(model), torch.enable_grad():", "torch.set_grad_enabled(True)\n    with evaluating(model):"),
     (
@@ -648,6 +649,14 @@ CLAUSES = [
         for scenario in ("accuracy_of_a_training_model", "accuracy_of_a_model_in_eval")
         for name in ("running_mean", "running_var", "num_batches_tracked")
     ),
+    *(
+        ("clinic_no_eval", f"{words}, {scenario}", f"{scenario}: {where}", [(_EVALUATED, f"{line}\n    {_EVALUATED}")])
+        for scenario in ("accuracy_of_a_training_model", "accuracy_of_a_model_in_eval")
+        for words, where, line in (
+            ("no parameter is frozen", "parameters that need gradients afterwards", "model.requires_grad_(False)"),
+            ("gradients are recorded again", "gradients are recorded afterwards", "torch.set_grad_enabled(False)"),
+        )
+    ),
     ("clinic_plain_buffers", "in the state dict", "centring_layer: running_mean in the state dict", "not_saved"),
     ("clinic_plain_buffers", "no optimiser sees it", "centring_layer: parameters an optimiser sees", "parameter"),
     ("clinic_plain_buffers", "in place", "centring_layer: running_mean, held since before", "replaced"),
@@ -786,6 +795,15 @@ CLAUSES = [
     ("clinic_biased_var", "the weight of the new value", "running_var_of_maps: running_var", "weighs_the_old"),
     ("clinic_biased_var", "no graph", "running_var_of_table: it needs gradients", "graph_recorded"),
     ("clinic_biased_var", "no graph, maps", "running_var_of_maps: it needs gradients", "graph_recorded"),
+    *(
+        (
+            "clinic_biased_var",
+            f"gradients are recorded again, {scenario}",
+            f"{scenario}: gradients are recorded afterwards",
+            [("with torch.no_grad():", "torch.set_grad_enabled(False)\n    if True:")],
+        )
+        for scenario in ("running_var_of_table", "running_var_of_maps")
+    ),
     ("clinic_biased_var", "x stays", "running_var_of_table: inputs changed", "input_overwritten"),
     ("clinic_biased_var", "x stays, maps", "running_var_of_maps: inputs changed", "input_overwritten"),
     (
