@@ -5,7 +5,6 @@ They are honest, not clever: what the docstrings list beyond the contract (error
 
 import contextlib
 import copy
-import itertools
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -672,10 +671,10 @@ def _keeps_the_rest_of_its_word(cls):
         return len(got) == len(want) and all(map(lambda g, w: _near(g, w, tolerance), got, want))
 
     def refuses_other_channels(training):
-        for c, rest in itertools.product((1, 2, 4), ((), (3, 2))):
+        for shape in ((5, 1), (5, 2), (5, 4, 3, 2), (5, 1, 3, 2)):
             layer = cls(3).train(training)
             try:
-                layer(_noise(rng, 5, c, *rest))
+                layer(_noise(rng, *shape))
             except Exception:
                 continue
             return False
