@@ -50,6 +50,6 @@ def verdicts(impl, case):
 for _theme in THEMES:
     # A right layer counts in every area: an examiner who fails it has not examined.
     accepted.group(_AREAS[_theme], points=0.5).scenario(
-        patience=5,  # two dozen layers, each looked at from all sides
+        patience=5,  # forty layers, each looked at from all sides
         concerns=lambda name, want, theme=_theme: name.startswith(f"{theme}:") or want == {"fact": "accepted"},
     )(verdicts)
