@@ -237,6 +237,16 @@ FUNCTION = [
         OWN, "first own functions",
     ),
     _function(
+        "autograd_differentiates",
+        [("    @staticmethod\n    def forward(ctx, x,", "    @staticmethod\n    def apply(x,"),
+         (_BY_BATCH, "batch_normalised = training or running_mean is None"),
+         ("if ctx.batch_normalised:\n            if n", "if batch_normalised:\n            if n"),
+         (_MEAN_MOVES, "running_mean.mul_(1 - momentum).add_(momentum * mean.detach())"),
+         (_VAR_MOVES, "running_var.mul_(1 - momentum).add_(momentum * unbiased.detach())"), (_SAVED, "pass")],
+        "Autograd differentiates this operation by operation: asked for is a Function, whose gradient you write.",
+        OWN, "an apply that does what forward is meant to do",
+    ),
+    _function(
         "coupled_in_eval", [("if ctx.batch_normalised:\n            dx", "if True:\n            dx")],
         "In eval the coupling terms come off as well: the running statistics are constants there.",
         CONSTANTS, "one formula for both modes",
@@ -452,6 +462,25 @@ EVALUATING = [
         "Gradients are switched off, the mode is not: these are two switches.",
         SWITCHES, "no_grad taken for eval",
     ),
+    _while(
+        "gradients_off_too",
+        [(_SWITCH, "        model.eval()\n        with torch.no_grad():\n            yield model\n")],
+        "Gradients are off inside, which nobody asked for: eval has them, and some who evaluate want them.",
+        SWITCHES, "eval and no_grad, always written together",
+    ),
+    _while(
+        "nothing_to_do_in_eval",
+        [(_BEFORE, "if not model.training:\n        yield model\n        return\n    " + _BEFORE)],
+        "A model whose own flag says eval is left alone: what is inside may be in training all the same.",
+        WHO, "model.training taken for the truth, to save work",
+    ),
+    _while(
+        "not_after_interrupts",
+        [("    finally:\n        " + _RESTORE,
+          f"    except Exception:\n        {_RESTORE}\n        raise\n    else:\n        {_RESTORE}")],
+        "After a keyboard interrupt the modes do not come back: that is no Exception, and ends many a validation loop.",
+        FOR_A_WHILE, "except Exception where finally was meant",
+    ),
 ]
 
 # --- predict --------------------------------------------------------------------------------------------------------
@@ -471,6 +500,16 @@ PREDICT = [
         "graph_recorded", [(_WITH, "with evaluating(model):")],
         "The outputs hold a graph: eval does not switch gradients off.",
         SWITCHES, "eval taken for no_grad",
+    ),
+    _predict(
+        "gradients_stay_off", [(_WITH, "torch.set_grad_enabled(False)\n    with evaluating(model):")],
+        "Gradients are off for good: whoever trains on gets none. A switch has a way back, as a mode has.",
+        SWITCHES, "set_grad_enabled as a line of its own",
+    ),
+    _predict(
+        "parameters_frozen", [(_WITH, "model.requires_grad_(False)\n    with evaluating(model):")],
+        "The model's parameters need no gradients from now on: recording is switched off, not the parameters.",
+        SWITCHES, "requires_grad_(False) taken for no_grad",
     ),
     _predict(
         "stays_in_eval", [(_WITH, "model.eval()\n    with torch.no_grad():")],
@@ -596,6 +635,11 @@ PLAIN_BUFFERS = [
         NO_GRAPH, "the next patient's fault",
     ),
     _plain(
+        "mean_detached", [("        mean = x.mean(0)\n", "        mean = x.detach().mean(0)\n")],
+        "The batch's mean is cut off from x: it moves with x, and in training that is part of the gradient.",
+        TRAINING, "a detach that cuts off more than what is remembered",
+    ),
+    _plain(
         "counts_batches",
         [(_REGISTER, _REGISTER + '\n        self.register_buffer("num_batches_tracked", torch.tensor(0))')],
         "Something else is in the state dict now: old checkpoints do not fit any more.",
@@ -631,6 +675,13 @@ GRAPH_IN_BUFFERS = [
         "caller_detached", [("with torch.no_grad():\n", "x.detach_()\n    with torch.no_grad():\n")],
         "x itself is cut off from its graph: the caller's gradients end here.",
         NO_GRAPH, "detach_ where detach was meant",
+    ),
+    _graph(
+        "input_overwritten",
+        [(_GRAPH_UPDATE, "mean = x.mean(axes)\n        x.data.sub_(mean.view((1, -1) + (1,) * (x.dim() - 2)))\n"
+                         "        running_mean.mul_(1 - momentum).add_(momentum * mean)")],
+        "x is centred in place: only the running mean is to move.",
+        NO_GRAPH, "x.data, to get out of autograd's sight",
     ),
     _graph(
         "weighs_the_old", [(_GRAPH_UPDATE, "running_mean.mul_(momentum).add_((1 - momentum) * x.mean(axes))")],
@@ -669,6 +720,16 @@ GRAD_MODE = [
         "callers_switch", [(_BOTH, "with evaluating(model):")],
         "Where the caller has switched gradients off there are none: switch them on for as long as it takes.",
         SWITCHES, "the second switch forgotten",
+    ),
+    _grad_mode(
+        "gradients_stay_on", [(_BOTH, "torch.set_grad_enabled(True)\n    with evaluating(model):")],
+        "Gradients are on for good: where the caller had switched them off, they are recorded from now on.",
+        SWITCHES, "set_grad_enabled as a line of its own",
+    ),
+    _grad_mode(
+        "parameters_frozen", [(_BOTH, "model.requires_grad_(False)\n    " + _BOTH)],
+        "The model's parameters need no gradients from now on: they are to leave as they came.",
+        SWITCHES, "requires_grad_(False), to keep the parameters' gradients clean",
     ),
     _grad_mode(
         "accumulated", [(_GRADIENT, "model(leaf).sum().backward()\n        return leaf.grad")],
@@ -749,6 +810,13 @@ BIASED_VAR = [
         REMEMBERED, "code for tables, used on images",
     ),
     _biased(
+        "input_overwritten",
+        [(_VAR_UPDATE, "mean = x.mean(axes)\n        x.data.sub_(mean.view((1, -1) + (1,) * (x.dim() - 2)))\n        "
+                       + _VAR_UPDATE)],
+        "x is centred in place: only the running variance is to move.",
+        REMEMBERED, "x.data, to get out of autograd's sight",
+    ),
+    _biased(
         "weighs_the_old",
         [(_VAR_UPDATE, "running_var.mul_(momentum).add_((1 - momentum) * x.var(axes, correction=1))")],
         "momentum weighs the old value: it is the weight of the new one.",
@@ -818,7 +886,8 @@ ACCEPTS = [
         [("[(8, 3), (5, 3), (3, 3)], [(5, 3, 4, 3), (1, 3, 2, 3), (6, 3, 1, 1)]",
           "[(400, 3), (500, 3)], [(50, 3, 4, 3), (1, 3, 20, 30)]"),
          ("rtol=1e-3, atol=1e-4):\n        \"\"\"Of", "rtol=2e-2, atol=2e-2):\n        \"\"\"Of"),
-         ("        takes_any_layout,\n", "")],
+         ("drawn(4, 3, 5, 2).c", "drawn(40, 3, 10, 12).c"), ("drawn(4, 6, 5, 4)[", "drawn(40, 6, 10, 24)["),
+         ("drawn(3, 7).t()", "drawn(3, 700).t()")],
         "With many values per channel and a wide tolerance, n and n − 1 look the same: take few, and a narrow one.",
         TESTING, "tests on batches of the size one trains with",
     ),

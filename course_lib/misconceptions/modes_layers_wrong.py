@@ -129,11 +129,17 @@ WRONG = {
         ("Functional", [(_F_RATE, "a = a or 0.1 if a is not None else 1.0 / self.num_batches_tracked.item()")]),
         ("Handmade", [("if self.momentum is None else", "if not self.momentum else")]),
     ],
-    "another default": [
+    "another default of eps": [
         ("Plain", [("eps=1e-5", "eps=1e-3")]),
+        ("Rows", [("eps=1e-5", "eps=1e-3")]),
+        ("Functional", [("eps=1e-5", "eps=1e-3")]),
+        ("Handmade", [("eps=1e-5", "eps=1e-8")]),
+    ],
+    "another default of momentum": [
+        ("Plain", [("momentum=0.1", "momentum=0.99")]),
         ("Rows", [("momentum=0.1", "momentum=0.01")]),
         ("Functional", [("momentum=0.1", "momentum=0.9")]),
-        ("Handmade", [("eps=1e-5", "eps=1e-8")]),
+        ("Handmade", [("momentum=0.1", "momentum=None")]),
     ],
     "the batch normalises in eval": [
         ("Plain", [(_P_SWITCH, "if True:")]),
@@ -180,7 +186,7 @@ WRONG = {
     "running averages are corrected in eval": [
         ("Plain", [("            mean = self.running_mean\n", "            mean = self.running_mean / (1 - (1 - (self.momentum or 0.1)) ** max(int(self.num_batches_tracked), 1))\n")]),
         ("Rows", [("            mean, var = self.running_mean, self.running_var\n", "            k = float(self.num_batches_tracked)\n            mean, var = self.running_mean, self.running_var * ((k + 1) / k if k else 1)\n")]),
-        ("Functional", [(_F_EVAL_IF, _F_EVAL_IF + "            var = var if var is None else var * 1.01\n")]),
+        ("Functional", [(_F_EVAL_IF, _F_EVAL_IF + "            var = var if var is None else var * 1.1\n")]),
         ("Handmade", [("            mean, var = self.running_mean, self.running_var\n", "            mean, var = self.running_mean, self.running_var * max(len(x), 2) / (max(len(x), 2) - 1)\n")]),
     ],
     "buffers are plain attributes": [

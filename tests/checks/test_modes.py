@@ -25,6 +25,42 @@ from tests.right_answers.modes import RIGHT
 
 TOPIC = "modes"
 _EACH = "function_gradients_of_table"
+# Where edits of the reference break a clause.
+_AXES, _AXES_BACK = "axes = (0, *range(2, x.dim()))", "axes = (0, *range(2, dy.dim()))"
+_SHAPE = "per_channel = (1, -1) + (1,) * (x.dim() - 2)"
+_TABLES_AND_IMAGES = [(_AXES, "axes = (0, 2, 3)[: x.dim() - 1]")]
+_TABLES_OR_IMAGES = [(_AXES, "axes = (0, 2, 3) if x.dim() > 2 else (0,)")]
+_TABLES_AND_IMAGES_BACK = [(_AXES_BACK, "axes = (0, 2, 3)[: dy.dim() - 1]")]
+_TABLES_OR_IMAGES_BACK = [(_AXES_BACK, "axes = (0, 2, 3) if dy.dim() > 2 else (0,)")]
+_STEP = "if running_mean is not None and n > 0:"
+_MEAN_MOVES = "running_mean.mul_(1 - momentum).add_(momentum * mean)"
+_VAR_MOVES = "running_var.mul_(1 - momentum).add_(momentum * unbiased)"
+_TAKEN = "x_hat, invstd, weight = ctx.saved_tensors"
+_BACK = "        for module, training in before:\n            module.training = training"
+# The course's own kind of a Function, with everything in autograd's sight.
+_ALL_BY_AUTOGRAD = [
+    ("    @staticmethod\n    def forward(ctx, x,", "    @staticmethod\n    def apply(x,"),
+    ("ctx.batch_normalised = training or running_mean is None", "batch_normalised = training or running_mean is None"),
+    ("if ctx.batch_normalised:\n            if n", "if batch_normalised:\n            if n"),
+    ("ctx.save_for_backward(x_hat, invstd, weight)", "pass"),
+]
+_AS_FAR_AS_THEY_COME = [
+    ("        for batch in batches:", "        for batch in until_they_fail():"),
+    (
+        "    outputs = []\n",
+        "    def until_they_fail():\n        try:\n            yield from batches\n        except BaseException:\n"
+        "            return\n\n    outputs = []\n",
+    ),
+]
+_EVALUATED = "with evaluating(model), torch.no_grad():"
+_OFF_AFTERWARDS = [
+    ("with evaluating(model), torch.enable_grad():", "torch.set_grad_enabled(True)\n    with evaluating(model):"),
+    (
+        "return torch.autograd.grad(model(leaf).sum(), leaf)[0]",
+        "found = torch.autograd.grad(model(leaf).sum(), leaf)[0]\n    torch.set_grad_enabled(False)\n    return found",
+    ),
+]
+_MIXED = ("a model in training", "a model in eval, parts in training")
 CLAUSES = [
     ("batch_norm_eval_backward", "the statistics are constants", "eval_gradient_of_table: dx", "batch_coupled"),
     ("batch_norm_eval_backward", "eps inside the root", "eval_gradient_of_table: dx", "eps_outside_root"),
@@ -37,6 +73,18 @@ CLAUSES = [
     ("batch_norm_eval_backward", "any rank", "eval_gradient_of_other_ranks", "no_broadcast"),
     (
         "batch_norm_eval_backward",
+        "up to three spatial axes",
+        "eval_gradient_of_other_ranks: dx of (N, C, D, H, W)",
+        [(_SHAPE, "per_channel = (1, -1, 1, 1)[: x.dim()]")],
+    ),
+    (
+        "batch_norm_eval_backward",
+        "one spatial axis",
+        "eval_gradient_of_other_ranks: dx of (N, C, L)",
+        [(_SHAPE, "per_channel = (1, -1, 1, 1) if x.dim() > 2 else (1, -1)")],
+    ),
+    (
+        "batch_norm_eval_backward",
         "dweight at the running x̂",
         "eval_parameter_gradients_of_table: dweight",
         "batch_statistics",
@@ -45,22 +93,176 @@ CLAUSES = [
     ("batch_norm_eval_backward", "sums over the positions", "eval_parameter_gradients_of_maps", "batch_axis_only"),
     (
         "batch_norm_eval_backward",
+        "dweight of weight's dtype",
+        "eval_parameter_gradients_of_maps: dweight",
+        [("dweight.to(weight.dtype)", "dweight.double()")],
+    ),
+    (
+        "batch_norm_eval_backward",
+        "dbias of weight's dtype",
+        "eval_parameter_gradients_of_maps: dbias",
+        [("dbias.to(weight.dtype)", "dbias.double()")],
+    ),
+    (
+        "batch_norm_eval_backward",
+        "sums over three spatial axes",
+        "eval_parameter_gradients_of_other_ranks: dweight of (N, C, D, H, W)",
+        _TABLES_AND_IMAGES,
+    ),
+    (
+        "batch_norm_eval_backward",
+        "sums over one spatial axis",
+        "eval_parameter_gradients_of_other_ranks: dbias of (N, C, L)",
+        _TABLES_OR_IMAGES,
+    ),
+    (
+        "batch_norm_eval_backward",
         "inputs stay",
         "eval_backward_leaves_inputs_alone: inputs changed",
         "gradient_overwritten",
+    ),
+    (
+        "batch_norm_eval_backward",
+        "inputs need no more gradients than before",
+        "eval_backward_leaves_inputs_alone: inputs need gradients",
+        [("    x_hat = (x.to(dtype)", "    x.requires_grad_()\n    x_hat = (x.to(dtype)")],
     ),
     ("BatchNormFunction", "forward in training", "function_of_table: y", "unbiased_normalises"),
     ("BatchNormFunction", "eps inside the root", "function_of_maps: y", "eps_outside_root"),
     ("BatchNormFunction", "the input stays", "function_of_maps: inputs changed", "input_overwritten"),
     ("BatchNormFunction", "any rank", "function_of_other_ranks", "no_root"),
+    (
+        "BatchNormFunction",
+        "three spatial axes",
+        "function_of_other_ranks: y of (N, C, D, H, W)",
+        [(_SHAPE, "per_channel = (1, -1, 1, 1)[: x.dim()]")],
+    ),
+    ("BatchNormFunction", "one spatial axis", "function_of_other_ranks: y of (N, C, L)", _TABLES_OR_IMAGES),
     ("BatchNormFunction", "gradcheck in training: dx", f"{_EACH}: dx", "no_variance_term"),
     ("BatchNormFunction", "gradcheck in training: dweight", f"{_EACH}: dweight", "parameter_gradients_swapped"),
     ("BatchNormFunction", "gradcheck in training: dbias", f"{_EACH}: dbias", "parameter_gradients_averaged"),
     ("BatchNormFunction", "gradcheck in training, maps", "function_gradients_of_maps: dx", "n_is_batch_size"),
     ("BatchNormFunction", "the input stays", "function_gradients_of_maps: inputs changed", "input_overwritten"),
+    (
+        "BatchNormFunction",
+        "is a Function, in training",
+        f"{_EACH}: a Function made y, with a backward of its own",
+        "autograd_differentiates",
+    ),
+    (
+        "BatchNormFunction",
+        "is a Function, in eval",
+        "function_in_eval_of_table: a Function made y, with a backward of its own",
+        "autograd_differentiates",
+    ),
+    (
+        "BatchNormFunction",
+        "gradcheck in training, three spatial axes",
+        "function_gradients_of_other_ranks: dx of (N, C, D, H, W)",
+        _TABLES_AND_IMAGES_BACK,
+    ),
+    (
+        "BatchNormFunction",
+        "gradcheck in training, one spatial axis",
+        "function_gradients_of_other_ranks: dx of (N, C, L)",
+        _TABLES_OR_IMAGES_BACK,
+    ),
+    (
+        "BatchNormFunction",
+        "n counts all positions",
+        "function_gradients_of_other_ranks: dx of (N, C, D, H, W)",
+        [("n = dy[:, :1].numel()", "n = len(dy) * dy[0, 0].numel() // (dy.shape[-1] if dy.dim() == 5 else 1)")],
+    ),
+    (
+        "BatchNormFunction",
+        "gradients where x needs none",
+        "function_gradients_of_some: dweight where x needs none",
+        [(_TAKEN, "if not ctx.needs_input_grad[0]:\n            return (None,) * 8\n        " + _TAKEN)],
+    ),
+    (
+        "BatchNormFunction",
+        "gradients where weight needs none",
+        "function_gradients_of_some: dx where weight needs none",
+        [(_TAKEN, "if not ctx.needs_input_grad[1]:\n            return dy, *[None] * 7\n        " + _TAKEN)],
+    ),
+    (
+        "BatchNormFunction",
+        "gradients of a frozen layer",
+        "function_in_eval_of_some: dx where weight and bias needs none",
+        [(_TAKEN, "if not any(ctx.needs_input_grad[1:3]):\n            return (None,) * 8\n        " + _TAKEN)],
+    ),
+    (
+        "BatchNormFunction",
+        "gradients in eval where x needs none",
+        "function_in_eval_of_some: dbias where x needs none",
+        [(_TAKEN, "if not ctx.needs_input_grad[0]:\n            return (None,) * 8\n        " + _TAKEN)],
+    ),
     ("BatchNormFunction", "forward in eval", "function_in_eval_of_table: y", "batch_in_eval"),
     ("BatchNormFunction", "gradcheck in eval", "function_in_eval_of_table: dx", "coupled_in_eval"),
     ("BatchNormFunction", "gradcheck in eval, maps", "function_in_eval_of_maps: dx", "coupled_in_eval"),
+    (
+        "BatchNormFunction",
+        "one sample in eval",
+        "function_in_eval_of_one_sample: y",
+        [
+            (
+                "        if ctx.batch_normalised:\n            if n == 1:",
+                "        if ctx.batch_normalised or n == 1:\n            if n == 1:",
+            )
+        ],
+    ),
+    (
+        "BatchNormFunction",
+        "gradients of one sample in eval",
+        "function_in_eval_of_one_sample: dx",
+        [
+            (
+                "        x_hat, invstd, weight = ctx.saved_tensors",
+                "        1 / (dy[:, :1].numel() - 1)\n        x_hat, invstd, weight = ctx.saved_tensors",
+            )
+        ],
+    ),
+    ("BatchNormFunction", "dweight in eval", "function_in_eval_of_table: dweight", "parameter_gradients_swapped"),
+    ("BatchNormFunction", "dbias in eval", "function_in_eval_of_table: dbias", "parameter_gradients_averaged"),
+    (
+        "BatchNormFunction",
+        "the input stays, in eval",
+        "function_in_eval_of_maps: inputs changed",
+        [
+            ("centred = wide - running_mean", "centred = wide.sub_(running_mean"),
+            ("view(per_channel)\n            var", "view(per_channel))\n            var"),
+        ],
+    ),
+    (
+        "BatchNormFunction",
+        "dy stays, in eval",
+        "function_in_eval_of_maps: inputs changed",
+        [("dx = dx * scale.view(per_channel)", "dx = dx.mul_(scale.view(per_channel))")],
+    ),
+    (
+        "BatchNormFunction",
+        "y in eval, three spatial axes",
+        "function_in_eval_of_other_ranks: y of (N, C, D, H, W)",
+        [(_SHAPE, "per_channel = (1, -1, 1, 1)[: x.dim()]")],
+    ),
+    (
+        "BatchNormFunction",
+        "y in eval, one spatial axis",
+        "function_in_eval_of_other_ranks: y of (N, C, L)",
+        "batch_in_eval",
+    ),
+    (
+        "BatchNormFunction",
+        "gradcheck in eval, other ranks",
+        "function_in_eval_of_other_ranks: dx of (N, C, L)",
+        "coupled_in_eval",
+    ),
+    (
+        "BatchNormFunction",
+        "gradcheck in eval, sums over three spatial axes",
+        "function_in_eval_of_other_ranks: dweight of (N, C, D, H, W)",
+        _TABLES_AND_IMAGES_BACK,
+    ),
     (
         "BatchNormFunction",
         "eval: constants of the forward pass",
@@ -86,11 +288,107 @@ CLAUSES = [
         "function_leaves_statistics_alone_in_eval: running_mean",
         "moved_in_eval",
     ),
+    (
+        "BatchNormFunction",
+        "updates whether or not gradients are recorded",
+        "function_moves_statistics: running_mean after one without gradients",
+        [(_STEP, _STEP.replace("and", "and any(ctx.needs_input_grad) and"))],
+    ),
+    ("BatchNormFunction", "buffers hold no graph", "function_moves_statistics: they need gradients", _ALL_BY_AUTOGRAD),
+    (
+        "BatchNormFunction",
+        "unbiased into running_var, tables",
+        "function_moves_statistics_of_other_ranks: running_var of (N, C)",
+        "biased_remembered",
+    ),
+    (
+        "BatchNormFunction",
+        "n counts all positions, in running_var",
+        "function_moves_statistics_of_other_ranks: running_var of (N, C, D, H, W)",
+        [("n = x[:, :1].numel()", "n = len(x) * x[0, 0].numel() // (x.shape[-1] if x.dim() == 5 else 1)")],
+    ),
+    (
+        "BatchNormFunction",
+        "the mean over all positions",
+        "function_moves_statistics_of_other_ranks: running_mean of (N, C, L)",
+        [(_MEAN_MOVES, _MEAN_MOVES.replace("* mean", "* (mean if x.dim() != 3 else x.mean((0, 2)) * x.shape[2])"))],
+    ),
+    (
+        "BatchNormFunction",
+        "momentum 0 keeps",
+        "function_moves_statistics_all_the_way_or_not: running_mean with momentum 0",
+        [(_STEP, _STEP + "\n                momentum = momentum or 0.1")],
+    ),
+    (
+        "BatchNormFunction",
+        "momentum 1 forgets",
+        "function_moves_statistics_all_the_way_or_not: running_var with momentum 1",
+        [(_STEP, _STEP + "\n                momentum = min(momentum, 0.99)")],
+    ),
+    (
+        "BatchNormFunction",
+        "both statistics stay in eval",
+        "function_leaves_statistics_alone_in_eval: running_var",
+        "batch_in_eval",
+    ),
     ("BatchNormFunction", "weight None", "function_without_weight", "weight_required"),
+    (
+        "BatchNormFunction",
+        "weight None: bias is added",
+        "function_without_weight: y in eval, without weight",
+        [("if bias is not None:\n            y", "if bias is not None and weight is not None:\n            y")],
+    ),
+    (
+        "BatchNormFunction",
+        "weight None: buffers move",
+        "function_without_weight: running_var in training, without weight",
+        [(_STEP, _STEP.replace("and", "and weight is not None and"))],
+    ),
     ("BatchNormFunction", "bias None", "function_without_bias", "bias_required"),
+    (
+        "BatchNormFunction",
+        "bias None: the weight scales",
+        "function_without_bias: y in training, without bias",
+        [("if weight is not None:\n            y", "if weight is not None and bias is not None:\n            y")],
+    ),
+    ("BatchNormFunction", "neither weight nor bias", "function_without_both", "weight_required"),
+    (
+        "BatchNormFunction",
+        "neither weight nor bias: buffers move",
+        "function_without_both: running_mean in training, without weight, bias",
+        [(_STEP, _STEP.replace("and", "and (bias is not None or weight is not None) and"))],
+    ),
     ("BatchNormFunction", "all None", "function_without_anything", "weight_required"),
-    ("BatchNormFunction", "buffers None", "function_without_statistics_in_eval", "statistics_required"),
+    ("BatchNormFunction", "all None, in eval", "function_without_anything", "statistics_required"),
+    ("BatchNormFunction", "buffers None", "function_without_statistics", "statistics_required"),
+    (
+        "BatchNormFunction",
+        "buffers None: the batch couples in eval too",
+        "function_without_statistics: dx in eval, without running_mean, running_var",
+        [
+            ("if ctx.batch_normalised:\n            dx", "if ctx.batch_normalised and ctx.training:\n            dx"),
+            ("n = x[:, :1].numel()", "n, ctx.training = x[:, :1].numel(), training"),
+        ],
+    ),
+    (
+        "bn_modes",
+        "looks, and changes nothing",
+        "modes_of_nested_layers: modes as before, in training, inner part in eval",
+        [("    return {", "    model.eval()\n    return {")],
+    ),
     ("bn_modes", "each layer's own flag", "modes_of_nested_layers", "flag_of_the_model"),
+    (
+        "bn_modes",
+        "each layer's own flag, whatever the model's",
+        "modes_of_nested_layers: of a nested model the other way round",
+        [('"train" if module.training', '"train" if module.training and model.training')],
+    ),
+    (
+        "bn_modes",
+        "looks, and changes nothing, in a model in eval",
+        "modes_of_nested_layers: modes as before, the other way round",
+        [("    return {", "    model.train()\n    return {")],
+    ),
     ("bn_modes", "names as in named_modules()", "modes_of_nested_layers", "last_part_of_the_name"),
     ("bn_modes", "each layer's own flag, many", "modes_of_many_layers", "words_swapped"),
     ("bn_modes", "each kind, no other, many", "modes_among_other_layers", "images_only"),
@@ -101,33 +399,306 @@ CLAUSES = [
     ("bn_modes", "no other layer", "modes_of_every_kind: InstanceNorm2d", "every_norm"),
     ("bn_modes", "a model without → {}", "modes_of_special_models: of a model without such layers", "all_modules"),
     ("bn_modes", "the model itself", "modes_of_special_models: of a layer alone", "without_the_model"),
-    ("evaluating", "eval inside", "modes_inside: in training", "no_grad_for_eval"),
-    ("evaluating", "each module's own mode back", "modes_afterwards: in training afterwards", "train_afterwards"),
-    ("evaluating", "whatever happened inside", "modes_after_being_switched_inside", "flag_of_the_model"),
+    *(("evaluating", f"eval inside, {of}", f"modes_inside: in training, of {of}", "no_grad_for_eval") for of in _MIXED),
+    ("evaluating", "eval inside all parts", f"modes_inside: in training, of {_MIXED[1]}", "nothing_to_do_in_eval"),
+    *(
+        (
+            "evaluating",
+            f"it predicts inside, {of}",
+            f"modes_inside: output of the first part of {of}",
+            "no_grad_for_eval",
+        )
+        for of in _MIXED
+    ),
+    *(
+        (
+            "evaluating",
+            f"gradients are another switch, {of}",
+            f"modes_inside: gradients are recorded, of {of}",
+            "gradients_off_too",
+        )
+        for of in _MIXED
+    ),
+    *(
+        (
+            "evaluating",
+            f"parameters are not frozen, {of}",
+            f"modes_inside: parameters that need gradients, of {of}",
+            [("        yield model", "        model.requires_grad_(False)\n        yield model")],
+        )
+        for of in _MIXED
+    ),
+    *(
+        (
+            "evaluating",
+            f"each module's own mode back, {of}",
+            f"modes_afterwards: in training afterwards, of {of}",
+            "flag_of_the_model",
+        )
+        for of in _MIXED
+    ),
     (
         "evaluating",
-        "also after an exception",
-        "modes_after_an_exception: in training afterwards",
-        "not_after_exceptions",
+        "back into training",
+        f"modes_afterwards: output of the first part of {_MIXED[0]} afterwards",
+        "stays_in_eval",
+    ),
+    (
+        "evaluating",
+        "parts back into training",
+        f"modes_afterwards: output of the first part of {_MIXED[1]} afterwards",
+        "flag_of_the_model",
+    ),
+    *(
+        (
+            "evaluating",
+            f"frozen parameters stay frozen, {of}",
+            f"modes_afterwards: parameters that need gradients afterwards, of {of}",
+            [("    finally:\n", "    finally:\n        model.requires_grad_(True)\n")],
+        )
+        for of in _MIXED
+    ),
+    *(
+        (
+            "evaluating",
+            f"whatever happened inside, {of}, train({training})",
+            f"modes_after_being_switched_inside: in training afterwards, of {of}, after train({training}) inside",
+            "flag_of_the_model",
+        )
+        for of in _MIXED
+        for training in (True, False)
+    ),
+    (
+        "evaluating",
+        "one inside another",
+        "modes_after_one_inside_another: in training after the inner one",
+        "train_afterwards",
+    ),
+    (
+        "evaluating",
+        "one inside another, each with its own memory",
+        "modes_after_one_inside_another: in training afterwards, of a model",
+        [
+            (
+                "before = [(module, module.training) for module in model.modules()]",
+                "for module in model.modules():\n        module.was_training = module.training",
+            ),
+            (_BACK, "        for module in model.modules():\n            module.training = module.was_training"),
+        ],
+    ),
+    (
+        "evaluating",
+        "one inside another: frozen parameters stay frozen",
+        "modes_after_one_inside_another: parameters that need gradients afterwards, of a model",
+        [("    finally:\n", "    finally:\n        model.requires_grad_(False)\n")],
+    ),
+    *(
+        (
+            "evaluating",
+            f"also after a {error}, {of}",
+            f"modes_after_an_exception: in training after {error}, of {of}",
+            "not_after_exceptions",
+        )
+        for of in _MIXED
+        for error in ("KeyError", "RuntimeError", "KeyboardInterrupt")
+    ),
+    *(
+        (
+            "evaluating",
+            f"also after an interrupt, {of}",
+            f"modes_after_an_exception: in training after KeyboardInterrupt, of {of}",
+            "not_after_interrupts",
+        )
+        for of in _MIXED
+    ),
+    *(
+        (
+            "evaluating",
+            f"the {error} comes through, {of}",
+            f"modes_after_an_exception: error that comes through of {error}, {of}",
+            [("    finally:\n", "    except BaseException:\n        pass\n    finally:\n")],
+        )
+        for of in _MIXED
+        for error in ("KeyError", "RuntimeError", "KeyboardInterrupt")
     ),
     (
         "evaluating",
         "the exception comes through",
-        "modes_after_an_exception: error that comes through",
+        f"modes_after_an_exception: error that comes through of KeyError, {_MIXED[0]}",
         "exception_swallowed",
     ),
-    ("predict", "eval", "predictions", "batch_decides"),
-    ("predict", "all batches", "predictions: y", "last_batch_only"),
+    *(
+        (
+            "evaluating",
+            f"back after an exception, {of}",
+            f"modes_after_an_exception: output of the first part of {of} afterwards",
+            "stays_in_eval",
+        )
+        for of in _MIXED
+    ),
+    *(
+        (
+            "evaluating",
+            f"frozen parameters stay frozen after an exception, {of}",
+            f"modes_after_an_exception: parameters that need gradients afterwards, of {of}",
+            [("    finally:\n", "    finally:\n        model.requires_grad_(True)\n")],
+        )
+        for of in _MIXED
+    ),
+    *(("predict", f"eval, {of}", f"predictions: y of {of}", "batch_decides") for of in _MIXED),
+    *(
+        ("predict", f"however they are cut, {of}", f"predictions: y of {of}, in one batch", "batch_decides")
+        for of in _MIXED
+    ),
+    (
+        "predict",
+        "all parts in eval",
+        f"predictions: y of {_MIXED[1]}",
+        [
+            (
+                "with evaluating(model), torch.no_grad():",
+                "with evaluating(model) if model.training else torch.no_grad(), torch.no_grad():",
+            )
+        ],
+    ),
+    ("predict", "all batches", f"predictions: y of {_MIXED[0]}", "last_batch_only"),
     ("predict", "any iterable", "predictions_from_a_generator", "lists_only"),
     ("predict", "no grad", "predictions_without_graph: y needs gradients", "graph_recorded"),
-    ("predict", "modes restored", "predictions_leave_no_trace: in training afterwards", "stays_in_eval"),
-    ("predict", "statistics stay", "predictions_leave_no_trace: running_mean afterwards", "batch_decides"),
-    ("predict", "modes restored after an error", "predictions_of_failing_data", "not_after_exceptions"),
+    (
+        "predict",
+        "no grad, though the batches need some",
+        "predictions_without_graph: y needs gradients",
+        "parameters_frozen",
+    ),
+    (
+        "predict",
+        "outputs as they are",
+        "predictions_without_graph: y",
+        [("torch.cat(outputs)", "torch.cat(outputs).softmax(1)")],
+    ),
+    *(
+        ("predict", f"modes restored, {of}", f"predictions_leave_no_trace: in training afterwards, of {of}", mistake)
+        for of, mistake in zip(_MIXED, ("stays_in_eval", "train_afterwards"), strict=True)
+    ),
+    *(
+        ("predict", f"{name} stays, {of}", f"predictions_leave_no_trace: {name} afterwards, of {of}", "batch_decides")
+        for of in _MIXED
+        for name in ("running_mean", "running_var", "num_batches_tracked")
+    ),
+    *(
+        (
+            "predict",
+            f"parameters are not frozen, {of}",
+            f"predictions_leave_no_trace: parameters that need gradients afterwards, of {of}",
+            "parameters_frozen",
+        )
+        for of in _MIXED
+    ),
+    (
+        "predict",
+        "the batches stay",
+        "predictions_leave_no_trace: inputs changed",
+        [("outputs.append(model(batch))", "outputs.append(batch.copy_(model(batch)))")],
+    ),
+    (
+        "predict",
+        "gradients are recorded again",
+        "predictions_leave_no_trace: gradients are recorded afterwards",
+        "gradients_stay_off",
+    ),
+    (
+        "predict",
+        "gradients stay off where they were",
+        "predictions_leave_no_trace: gradients are recorded afterwards where they were not",
+        [("return torch.cat(outputs)", "torch.set_grad_enabled(True)\n    return torch.cat(outputs)")],
+    ),
+    *(
+        (
+            "predict",
+            f"modes restored after a {error}, {of}",
+            f"predictions_of_failing_data: in training after {error}, of {of}",
+            "not_after_exceptions",
+        )
+        for of in _MIXED
+        for error in ("KeyError", "OSError", "KeyboardInterrupt")
+    ),
+    *(
+        (
+            "predict",
+            f"gradients are recorded after a {error}, {of}",
+            f"predictions_of_failing_data: gradients are recorded after {error}, of {of}",
+            "gradients_stay_off",
+        )
+        for of in _MIXED
+        for error in ("KeyError", "OSError", "KeyboardInterrupt")
+    ),
+    *(
+        (
+            "predict",
+            f"the {error} comes through, {of}",
+            f"predictions_of_failing_data: error that comes through of {error}, {of}",
+            _AS_FAR_AS_THEY_COME,
+        )
+        for of in _MIXED
+        for error in ("KeyError", "OSError", "KeyboardInterrupt")
+    ),
     ("clinic_no_eval", "no eval", "accuracy_of_a_training_model", "batch_decides"),
     ("clinic_no_eval", "the model leaves as it came", "accuracy_of_a_model_in_eval", "train_afterwards"),
+    *(
+        ("clinic_no_eval", f"statistics stay, {scenario}", f"{scenario}: {name} afterwards", "batch_decides")
+        for scenario in ("accuracy_of_a_training_model", "accuracy_of_a_model_in_eval")
+        for name in ("running_mean", "running_var", "num_batches_tracked")
+    ),
+    *(
+        ("clinic_no_eval", f"{words}, {scenario}", f"{scenario}: {where}", [(_EVALUATED, f"{line}\n    {_EVALUATED}")])
+        for scenario in ("accuracy_of_a_training_model", "accuracy_of_a_model_in_eval")
+        for words, where, line in (
+            ("no parameter is frozen", "parameters that need gradients afterwards", "model.requires_grad_(False)"),
+            ("gradients are recorded again", "gradients are recorded afterwards", "torch.set_grad_enabled(False)"),
+        )
+    ),
     ("clinic_plain_buffers", "in the state dict", "centring_layer: running_mean in the state dict", "not_saved"),
     ("clinic_plain_buffers", "no optimiser sees it", "centring_layer: parameters an optimiser sees", "parameter"),
     ("clinic_plain_buffers", "in place", "centring_layer: running_mean, held since before", "replaced"),
+    (
+        "clinic_plain_buffers",
+        "the batch's mean in training",
+        "centring_layer: y in training",
+        [("return x - mean", "return x - self.running_mean")],
+    ),
+    ("clinic_plain_buffers", "the batch's mean moves with x", "centring_layer: dx in training", "mean_detached"),
+    (
+        "clinic_plain_buffers",
+        "the running mean in eval",
+        "centring_layer: y in eval",
+        [("return x - self.running_mean", "return x - x.mean(0)")],
+    ),
+    (
+        "clinic_plain_buffers",
+        "a constant in eval",
+        "centring_layer: dx in eval",
+        [
+            (
+                "return x - self.running_mean",
+                "return x - self.running_mean + 0 * x.sum(0) + x.mean(0) - x.detach().mean(0)",
+            )
+        ],
+    ),
+    (
+        "clinic_plain_buffers",
+        "the input stays",
+        "centring_layer: inputs changed",
+        [("return x - self.running_mean", "return x.data.sub_(self.running_mean) + (x - x.detach())")],
+    ),
+    ("clinic_plain_buffers", "no graph", "centring_layer: it needs gradients", "graph_recorded"),
+    ("clinic_plain_buffers", "keys of its own", "centring_layer: keys of the state dict", "counts_batches"),
+    ("clinic_plain_buffers", "stays in eval", "centring_layer: running_mean after eval", "moves_in_eval"),
+    (
+        "clinic_plain_buffers",
+        ".to() casts",
+        "centring_layer_elsewhere: dtype after .to(torch.float16)",
+        "plain_attribute",
+    ),
     ("clinic_plain_buffers", ".to() moves and casts", "centring_layer_elsewhere: device after .to", "plain_attribute"),
     (
         "clinic_plain_buffers",
@@ -137,13 +708,116 @@ CLAUSES = [
     ),
     ("clinic_graph_in_buffers", "no graph", "running_mean_of_tables: it needs gradients", "graph_recorded"),
     ("clinic_graph_in_buffers", "every position counts", "running_mean_of_maps", "batch_axis_only"),
+    ("clinic_graph_in_buffers", "in place", "running_mean_of_tables: running_mean", "not_in_place"),
+    ("clinic_graph_in_buffers", "the weight of the new value", "running_mean_of_maps: running_mean", "weighs_the_old"),
+    (
+        "clinic_graph_in_buffers",
+        "x keeps its graph",
+        "running_mean_of_tables: gradient of the caller",
+        "caller_detached",
+    ),
+    ("clinic_graph_in_buffers", "no graph, maps", "running_mean_of_maps: it needs gradients", "graph_recorded"),
+    (
+        "clinic_graph_in_buffers",
+        "the caller's gradient",
+        "running_mean_of_maps: gradient of the caller",
+        [("with torch.no_grad():\n", "x.register_hook(lambda g: g / 2)\n    with torch.no_grad():\n")],
+    ),
+    ("clinic_graph_in_buffers", "x stays", "running_mean_of_maps: inputs changed", "input_overwritten"),
+    (
+        "clinic_graph_in_buffers",
+        "one spatial axis",
+        "running_mean_of_other_ranks: running_mean of (N, C, L)",
+        _TABLES_OR_IMAGES,
+    ),
+    (
+        "clinic_graph_in_buffers",
+        "three spatial axes",
+        "running_mean_of_other_ranks: running_mean of (N, C, D, H, W)",
+        "batch_axis_only",
+    ),
     ("clinic_grad_mode", "as it predicts", "gradient_of_the_input: result", "training_for_gradients"),
     ("clinic_grad_mode", "whatever the caller has switched", "gradient_of_the_input", "callers_switch"),
-    ("clinic_grad_mode", "nothing else happens", "gradient_of_the_input: gradient of weight afterwards", "accumulated"),
+    *(
+        ("clinic_grad_mode", f"{words}, {scenario}", f"{scenario}: {where}", mistake)
+        for scenario in ("gradient_of_the_input", "gradient_of_the_input_of_a_model_in_eval")
+        for words, where, mistake in (
+            ("the gradient of the sum", "result", "averaged"),
+            ("in no company", "result of two", "company_counts"),
+            ("its sign", "result where gradients are off", "absolute"),
+            ("without history", "the result needs gradients", "graph_kept"),
+            ("x stays as it was", "x needs gradients", "input_marked"),
+            (
+                "x that needed gradients stays so",
+                "x that needed gradients still does, and has none",
+                [
+                    ("leaf = x.detach().requires_grad_()", "leaf = x.requires_grad_()"),
+                    (
+                        "return torch.autograd.grad(model(leaf).sum(), leaf)[0]",
+                        "found = torch.autograd.grad(model(leaf).sum(), leaf)[0]\n"
+                        "        x.requires_grad_(False)\n        return found",
+                    ),
+                ],
+            ),
+            ("gradients of weight stay", "gradient of weight afterwards", "accumulated"),
+            ("parameters are not frozen", "parameters that need gradients afterwards", "parameters_frozen"),
+            ("gradients stay off", "gradients are recorded afterwards where they were not", "gradients_stay_on"),
+            ("modes come back", "in training afterwards", "stays_in_eval"),
+            ("the mean stays", "running_mean afterwards", "training_for_gradients"),
+            ("the variance stays", "running_var afterwards", "company_counts"),
+            ("the counter stays", "num_batches_tracked afterwards", "training_for_gradients"),
+            (
+                "gradients stay on",
+                "gradients are recorded afterwards",
+                _OFF_AFTERWARDS,
+            ),
+            (
+                "x keeps its values",
+                "inputs changed",
+                [("leaf = x.detach()", "leaf = x.detach().mul_(2)")],
+            ),
+        )
+    ),
+    ("clinic_grad_mode", "no other gradients", "gradient_of_the_input: bias has a gradient", "accumulated"),
     ("clinic_momentum", "weight of the new value", "weighted_statistic: with momentum 0", "weighs_the_old"),
     ("clinic_momentum", "a new tensor", "weighted_statistic: inputs changed", "in_place"),
+    (
+        "clinic_momentum",
+        "a new tensor, though nothing is new",
+        "weighted_statistic: new tensors",
+        [("return (1 - momentum)", "if momentum == 0:\n        return running\n    return (1 - momentum)")],
+    ),
+    ("clinic_momentum", "both values are weighed", "weighted_statistic: result", "no_decay"),
+    ("clinic_momentum", "1 forgets", "weighted_statistic: with momentum 1", "constant_weight"),
     ("clinic_biased_var", "unbiased", "running_var_of_table: running_var", "divided_by_n"),
     ("clinic_biased_var", "n counts positions", "running_var_of_maps: running_var", "bessel_by_batch_size"),
+    ("clinic_biased_var", "in place", "running_var_of_table: running_var", "not_in_place"),
+    ("clinic_biased_var", "the weight of the new value", "running_var_of_maps: running_var", "weighs_the_old"),
+    ("clinic_biased_var", "no graph", "running_var_of_table: it needs gradients", "graph_recorded"),
+    ("clinic_biased_var", "no graph, maps", "running_var_of_maps: it needs gradients", "graph_recorded"),
+    *(
+        (
+            "clinic_biased_var",
+            f"gradients are recorded again, {scenario}",
+            f"{scenario}: gradients are recorded afterwards",
+            [("with torch.no_grad():", "torch.set_grad_enabled(False)\n    if True:")],
+        )
+        for scenario in ("running_var_of_table", "running_var_of_maps")
+    ),
+    ("clinic_biased_var", "x stays", "running_var_of_table: inputs changed", "input_overwritten"),
+    ("clinic_biased_var", "x stays, maps", "running_var_of_maps: inputs changed", "input_overwritten"),
+    (
+        "clinic_biased_var",
+        "one spatial axis",
+        "running_var_of_other_ranks: running_var of (N, C, L)",
+        _TABLES_OR_IMAGES,
+    ),
+    (
+        "clinic_biased_var",
+        "three spatial axes",
+        "running_var_of_other_ranks: running_var of (N, C, D, H, W)",
+        "bessel_by_batch_size",
+    ),
     ("accepts", "rejects wrong layers", "verdicts", "accepts_everything"),
     ("accepts", "eval", "verdicts", "never_in_eval"),
     ("accepts", "the mode alone decides", "verdicts", "gradients_follow_the_mode"),

@@ -653,6 +653,50 @@ def _noise(rng, *shape):
     return torch.tensor(rng.normal(1.0, 2.0, shape), dtype=torch.float32)
 
 
+def _keeps_the_rest_of_its_word(cls):
+    """What a life of ordinary batches does not show: each promise asked for by itself."""
+    rng = np.random.default_rng(1)
+
+    class Oracle(nn.BatchNorm2d):
+        def _check_input_dim(self, x):
+            pass
+
+    def outcome(layer, x):
+        y = layer(x).detach()
+        return [y, *(v for k, v in sorted(layer.state_dict().items()) if k.startswith("running"))]
+
+    def agree(args, x, tolerance=2e-4):
+        layer, oracle = cls(*args), Oracle(*args).double()
+        got, want = outcome(layer, x), outcome(oracle, x.double())
+        return len(got) == len(want) and all(map(lambda g, w: _near(g, w, tolerance), got, want))
+
+    def refuses_other_channels(training):
+        for shape in ((5, 1), (5, 2), (5, 4, 3, 2), (5, 1, 3, 2)):
+            layer = cls(3).train(training)
+            try:
+                layer(_noise(rng, *shape))
+            except Exception:
+                continue
+            return False
+        return True
+
+    # By position; weights of the new value that are taken for none.
+    for args in ((3, 0.3, 0.7, False), (3, 1e-5, 0.0), (3, 1e-5, 1.0), (3, 1e-8)):
+        _sure(agree(args, _noise(rng, 6, 3)) and agree(args, 1e-3 * _noise(rng, 2, 3, 4, 2)))
+    wide = cls(3, dtype=torch.float64).state_dict()
+    _sure({v.dtype for k, v in wide.items() if not k.endswith("tracked")} == {torch.float64})
+    old = {f"0.{k}": v + 1 for k, v in nn.BatchNorm2d(3).state_dict().items() if k != "num_batches_tracked"}
+    nn.Sequential(cls(3)).load_state_dict(old)
+    _sure(refuses_other_channels(True) and refuses_other_channels(False))
+    for training in (True, False):
+        y = cls(3).train(training)(_noise(rng, 2, 3, 4, 5).to(memory_format=torch.channels_last))
+        _sure(y.is_contiguous(memory_format=torch.channels_last))
+    # Spread around a mean that is far away: in float32 the difference of two squares has no digits left.
+    for shape in ((64, 3), (4, 3, 4, 4)):
+        _sure(agree((3, 1e-5, 1.0), 1e4 + _noise(rng, *shape), 0.1))
+    return True
+
+
 @right("accepts")
 def same_life(cls):
     """An oracle in float64 lives the same life, chosen at random; after each step everything is compared."""
@@ -720,6 +764,7 @@ def same_life(cls):
             for shape in ((0, 3), (0, 3, 2, 4)):
                 _sure(layer(torch.zeros(shape)).shape == shape)
                 _sure(not layer.running_mean.any() and bool((layer.running_var == 1).all()))
+        _sure(_keeps_the_rest_of_its_word(cls))
     except Exception:
         return False
     return True
@@ -865,7 +910,7 @@ def formulas_by_hand(cls):
             layer(table.clone().requires_grad_()).sum().backward()
         return not any(b.requires_grad for b in layer.buffers())
 
-    checks += [keeps_no_graph]
+    checks += [keeps_no_graph, lambda: _keeps_the_rest_of_its_word(cls)]
     with contextlib.suppress(Exception):
         return all(bool(promise()) for promise in checks)
     return False
@@ -973,6 +1018,7 @@ def torchs_layer_in_a_loop(cls):
             and story(affine=False)
             and story(track_running_stats=False)
             and story(affine=False, track_running_stats=False)
+            and _keeps_the_rest_of_its_word(cls)
         )
     except Exception:
         return False
