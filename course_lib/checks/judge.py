@@ -290,8 +290,8 @@ def _check_inputs(piece, wanted, given):
 
 def _notes(given):
     printed = [entry["printed"] for entry in given.values() if entry["printed"]]
-    lines = list(dict.fromkeys(line for text in printed for line in text.splitlines()))
-    return tuple(line[:200] for line in lines[:5]) + (("…",) if len(lines) > 5 else ())
+    lines = list(dict.fromkeys(line[:200] for text in printed for line in text.splitlines()))
+    return (*lines[:5], "…") if len(lines) > 5 else tuple(lines)
 
 
 def _as_entry(entry):
