@@ -161,10 +161,8 @@ def curves(
             values = np.minimum(np.nan_to_num(values, nan=top, posinf=top), top)
         _spread(ax, np.arange(len(values)), values, label, i)
     if hline is not None:
-        ax.axhline(hline[0], color=_MUTED, ls="--", lw=1)
-        ax.annotate(
-            hline[1], (1, hline[0]), (-2, 3), ax.get_yaxis_transform(), "offset points", ha="right", color=_MUTED
-        )
+        # Named in the legend: beside the line the legend itself may come to lie.
+        ax.axhline(hline[0], color=_MUTED, ls="--", lw=1, label=hline[1])
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if logy:
         ax.set_yscale("log")
@@ -369,7 +367,7 @@ def backward_graph() -> Drawing:
     direct, through_mean, through_var = COLORS[0], COLORS[1], COLORS[2]
     _arrow(ax, (4.46, 2.04), (3.34, 2.04), color=direct, width=2)
     _arrow(ax, (2.16, 2.04), (0.8, 2.04), color=direct, width=2)
-    _arrow(ax, (2.7, 2.17), (2.02, 3.02), color=through_mean, width=2)
+    _arrow(ax, (2.7, 2.17), (1.9, 3.02), color=through_mean, width=2)
     _arrow(ax, (1.3, 3.08), (0.44, 2.17), color=through_mean, width=2, bend=0.15)
     _arrow(ax, (5.12, 1.65), (4.98, 0.8), color=through_var, width=2)
     _arrow(ax, (3.75, 0.4), (3.6, 0.4), color=through_var, width=2)
@@ -644,7 +642,7 @@ def error_maps(panels: Mapping[str, ArrayLike]) -> Drawing:
     highest = max(values.max() for values in panels.values()) or 1.0
     figure, axes = _drawing(3.5 * len(panels), 3.6, len(panels), squeeze=False)
     for ax, (title, values) in zip(axes[0], panels.items(), strict=True):
-        ax.pcolormesh(values, cmap="Oranges", vmin=0, vmax=1.4 * highest, edgecolors="white", lw=1)
+        ax.pcolormesh(values, cmap="Oranges", vmin=0, vmax=1.8 * highest, edgecolors="white", lw=1)
         for (i, j), value in np.ndenumerate(values):
             ax.text(j + 0.5, i + 0.5, f"{value:.1f}", ha="center", va="center", color=_INK, size=8.5)
         ax.invert_yaxis()
@@ -674,7 +672,7 @@ def fusion_patterns() -> Drawing:
     ]
     step, top = 0.62, 2.75
     for x, blocks, verdict, why in columns:
-        color = COLORS[2] if verdict == "yes" else COLORS[1]
+        color = "#00664a" if verdict == "yes" else "#a34100"  # darker than COLORS: it is text
         ax.text(x, 3.3, f"fold: {verdict}", ha="center", va="center", color=color, weight="bold")
         for i, name in enumerate(blocks):
             y = top - i * step

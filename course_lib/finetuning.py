@@ -60,7 +60,7 @@ def batchnorm_layers(model: nn.Module, *, tracked: bool = False) -> dict[str, nn
         tracked: ask of every layer that it has running statistics.
 
     Returns:
-        {name: layer}, names and order as in `named_modules()`.
+        A dict from names to layers, names and order as in `named_modules()`.
 
     Raises:
         ValueError: there is none; with `tracked`, a layer has no running statistics.

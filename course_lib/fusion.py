@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 #: Convolutions that a BatchNorm can be folded into, ordinary and transposed.
+#:
+#: :meta hide-value:
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 #: Largest difference that counts as rounding, in units of the largest value, for float32 and float64.

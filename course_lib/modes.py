@@ -193,7 +193,7 @@ def bn_modes(model: nn.Module) -> dict[str, str]:
         model: any module; a layer that is shared appears once, under its first name.
 
     Returns:
-        {name: "train" or "eval"} by each layer's own `training` flag, names and order as in `named_modules()`; the
+        A dict from names to "train" or "eval", by each layer's own flag; names and order as in `named_modules()`; the
         model itself has the name "". Empty for a model without such layers.
 
     Raises:

@@ -67,7 +67,8 @@ def commands_of(page):
         if language == "python":
             found.append(f"python: {text.splitlines()[0]}")
         else:
-            found += [line.strip() for line in re.sub(r"\s*\\\n\s*", " ", text).splitlines() if line.strip()]
+            joined = re.sub(r"[ \t]+", " ", text.replace("\\\n", ""))  # as a shell joins lines
+            found += [line.strip() for line in joined.splitlines() if line.strip()]
     return found
 
 

@@ -56,7 +56,9 @@ def docstring_to_rst(app, what, name, obj, options, lines) -> None:
         if starts:
             out += ["::", ""]
         if not formula:
-            line = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", re.sub(r"([*|])", r"\\\1", line))
+            parts = re.split(r"(?<!`)`([^`]+)`(?!`)", line)  # text and code in turns
+            parts = (f"``{p}``" if k % 2 else re.sub(r"([*|])", r"\\\1", p) for k, p in enumerate(parts))
+            line = "".join(parts)
             line = _CITED.sub(r":cite:`\1`", line)
         out.append(line)
     lines[:] = out

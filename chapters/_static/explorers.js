@@ -59,7 +59,7 @@ const explorers = (() => {
   }
 
   /* Axes with ticks; returns the group that is drawn anew, the two scales and the right edge. */
-  function plot(parent, { width, height, x, y, xlabel, ylabel, name, left = 52, margin = 16 }) {
+  function plot(parent, { width, height, x, y, xlabel, ylabel, name, left = 52, margin = 24 }) {
     const svg = element(parent, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": name });
     const [right, top, bottom] = [width - margin, 12, height - 46];
     const px = (v) => left + ((v - x.low) / (x.high - x.low)) * (right - left);
@@ -70,7 +70,7 @@ const explorers = (() => {
     }
     for (const v of x.ticks) {
       element(svg, "line", { class: "grid", x1: px(v), x2: px(v), y1: top, y2: bottom });
-      element(svg, "text", { x: px(v), y: bottom + 19, "text-anchor": "middle" }, String(v));
+      element(svg, "text", { x: px(v), y: bottom + 23, "text-anchor": "middle" }, String(v));
     }
     element(svg, "text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, xlabel);
     if (ylabel) {

@@ -29,13 +29,13 @@
       const [m, sigma] = [momentum(), noise()];
       const values = level.map((v, i) => v + sigma * errors[i]);
       const [noisy, clean] = [running(values, m), running(level, m)];
+      const inside = (v) => Math.max(-2, Math.min(6, v));
       group.replaceChildren();
       values.forEach((v, i) => {
-        const inside = Math.max(-2, Math.min(6, v));
-        element(group, "circle", { class: "batch", cx: px(steps[i]), cy: py(inside), r: 2.2 });
+        element(group, "circle", { class: "batch", cx: px(steps[i]), cy: py(inside(v)), r: 2.2 });
       });
       element(group, "path", { class: "truth", d: line(steps, level, px, py) });
-      element(group, "path", { class: "average", d: line(steps, noisy, px, py) });
+      element(group, "path", { class: "average", d: line(steps, noisy.map(inside), px, py) });
       const half = (clean[jump - 1] + level[jump]) / 2;
       const late = clean.slice(jump).findIndex((v) => v >= half) + 1;
       const wobble = std(noisy.slice(40).map((v, i) => v - clean[i + 40]));
