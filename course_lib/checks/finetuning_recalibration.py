@@ -30,9 +30,6 @@ class _Loader:
     def __iter__(self):
         return iter(list(self.batches))
 
-    def __len__(self):
-        return len(self.batches)
-
 
 class _SteadyBatchNorm1d(nn.BatchNorm1d):
     """Stays in eval mode, as a frozen layer does."""

@@ -162,6 +162,17 @@ def unfrozen_in_turns(impl, case):
 
 
 @again.scenario()
+def unfrozen_from_both_ways(impl, case):
+    # Frozen without weight and bias, then with them.
+    freezing, thawing = _pair(impl)
+    model = mixed(case)
+    freezing(model, affine=False)
+    freezing(model)
+    thawing(model)
+    return {"layers in eval mode": in_eval(model), "trained parameters": trainable(model)}
+
+
+@again.scenario()
 def unfrozen_copy(impl, case):
     freezing, thawing = _pair(impl)
     model = net(case)

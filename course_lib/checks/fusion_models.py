@@ -75,6 +75,15 @@ def _plain(c):
     return Part(lambda m, x: _bent(m.norm(m.conv(x))), conv=_conv(c), norm=nn.BatchNorm2d(c))
 
 
+def _residual(c):
+    # The BatchNorm's output is used twice; the convolution's is not.
+    def forward(m, x):
+        y = m.norm(m.conv(x))
+        return _bent(y + m.again(_bent(y)))
+
+    return Part(forward, conv=_conv(c), norm=nn.BatchNorm2d(c), again=_conv(c))
+
+
 def _upward(c):
     conv = nn.ConvTranspose2d(c, c, 3, padding=1, groups=c, bias=False)
     return Part(lambda m, x: _bent(m.norm(m.conv(x))), conv=conv, norm=nn.BatchNorm2d(c, affine=False))
@@ -201,7 +210,7 @@ def images(case, c, n=2, name="example"):
 def legal_model(case):
     """(model, channels): every BatchNorm can be folded away."""
     c = case.integer(2, 3)
-    parts = [_plain(c), _upward(c), _nested(c), _line(c), _volume(c)]
+    parts = [_plain(c), _residual(c), _upward(c), _nested(c), _line(c), _volume(c)]
     return _chain(case, parts, last=[_table(c, c * _SIDE**2)]), c
 
 

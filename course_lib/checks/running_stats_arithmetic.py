@@ -87,7 +87,13 @@ def _ranked(impl, case, draw):
     # With a momentum of 0.5, whichever side it weighs, half of the old value is still there.
     came = shares(made.running_var - 0.5 * before)
     now = {"running_mean": made.running_mean, "what came into running_var, as shares of its sum": came}
-    return {**seen, **now, "y in eval": in_eval}
+    # Whatever factor a mistake brings in, the same values in a table have it too.
+    rows = x.detach().movedim(1, -1).reshape(-1, c)
+    alone, table_of = drawn_layer(impl, case, c, momentum=0.5), copy.deepcopy(made)
+    table_of.load_state_dict(alone.state_dict())
+    y, y_of_rows = alone(x.detach()).movedim(1, -1).reshape(-1, c), table_of(rows)
+    apart = {"y": y - y_of_rows, "running_var": alone.running_var - table_of.running_var}
+    return {**seen, **now, "y in eval": in_eval, **{f"{k}, less that of a table of them": v for k, v in apart.items()}}
 
 
 @ranks.scenario(dtypes=SINGLE, within=FROM_Y)
@@ -242,9 +248,28 @@ def average_of_one_batch(impl, case):
         made = drawn_layer(impl, case, c, momentum=momentum)
         with torch.no_grad():
             made.running_var.zero_()
+        before = state_of(made)
         made(x)
         seen[momentum] = made.running_var
-    return {"running_var with momentum None, in that with momentum 0.5": seen[None] / seen[0.5]}
+        if momentum is None:
+            replaced = flagged(**{name: v is not before[name] for name, v in state_of(made).items()})
+    return {
+        "running_var with momentum None, in that with momentum 0.5": seen[None] / seen[0.5],
+        "replaced by new tensors": replaced,
+    }
+
+
+@cumulative.scenario(dtypes=SINGLE, within=1e-3)
+def average_in_eval(impl, case):
+    # The momentum has no say there: a layer without one and a layer with one are the same.
+    c = channels(case)
+    made, other = (drawn_layer(impl, case, c, momentum=momentum) for momentum in (None, 0.5))
+    other.load_state_dict(made.state_dict())
+    before = copy.deepcopy(made.state_dict())
+    x = case.given_tensor(maps(case, c), "x")
+    apart = made.eval()(x) - other.eval()(x)
+    moved = flagged(**{key: not torch.equal(made.state_dict()[key], v) for key, v in before.items()})
+    return {"y, less that of a layer with a momentum": apart, "changed in eval": moved}
 
 
 switches = layer.group("affine=False and track_running_stats=False", points=0.5)

@@ -36,6 +36,8 @@ FROM_Y = {
     "gradient of x, of spread 1": 3e-3,
     "spreads of y, as shares of their sum": 1e-3,
     "mean of y": 1e-3,
+    "y, less that of a table of them": 1e-3,
+    "running_var, less that of a table of them": 1e-3,
 }
 
 layer = Piece(

@@ -72,6 +72,9 @@ def state_from_before_the_counter(impl, case):
         seen[f"loading a dict of {told} without the counter"] = raised(nn.Sequential(made).load_state_dict, old)
     learned = {f"0.{name}": state[f"0.{name}"] for name in LEARNED}
     without = nn.Sequential(impl(c, track_running_stats=False).to(case.as_torch("float32")))
+    told = impl(c).to(case.as_torch("float32"))
+    nn.Sequential(told).load_state_dict(dict(_drawn_state(case, c)))
+    seen["counter from a dict of no version"] = int(told.num_batches_tracked)
     seen["loading weight and bias alone without running statistics"] = raised(without.load_state_dict, learned)
     return {**seen, **state_of(made, LEARNED + REMEMBERED)}
 
@@ -82,16 +85,22 @@ edges = layer.group("one value per channel, no value, another number of channels
 @edges.scenario(dtypes=SINGLE)
 def layer_on_one_value(impl, case):
     c = channels(case)
-    return {
-        f"error for an input of shape {shape}": raised(drawn_layer(impl, case, c), case.tensor(shape))
-        for shape in ((1, c), (1, c, 1), (1, c, 1, 1))
-    }
+    seen = {}
+    for words, options in (("", {}), (" without running statistics", {"track_running_stats": False})):
+        for shape in ((1, c), (1, c, 1), (1, c, 1, 1)):
+            made = drawn_layer(impl, case, c, names=(), **options)
+            seen[f"error for an input of shape {shape}{words}"] = raised(made, case.tensor(shape))
+    return seen
 
 
 @edges.scenario(dtypes=SINGLE)
 def layer_on_other_channels(impl, case):
     c, seen = channels(case), {}
-    for words, options in (("", {}), (" without running statistics", {"track_running_stats": False})):
+    for words, options in (
+        ("", {}),
+        (" without running statistics", {"track_running_stats": False}),
+        (" without weight and bias", {"affine": False}),
+    ):
         made = drawn_layer(impl, case, c, names=(), **options)
         for wrong, shape in ((1, (5, 1)), (1, (5, 1, 3, 2)), (c + 1, (5, c + 1, 3, 2))):
             for mode, trains in MODES.items():

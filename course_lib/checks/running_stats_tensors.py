@@ -168,6 +168,15 @@ def values_of_half_input(impl, case):
     return seen
 
 
+@halves.scenario(dtypes=SINGLE, within=0.1, rounding=True)
+def large_values_of_half_input(impl, case):
+    # Their variance is more than float16 can hold.
+    c = channels(case)
+    x = case.given_tensor(400 * case.draw((200, c)), "x", dtype="float16")
+    y = drawn_layer(impl, case, c)(x).double()
+    return {"y, less its mean": y - y.mean(0)}
+
+
 _LAYERS_OF_HALVES = {f"y of a {half} layer, brought to spread 1": 0.15 for half in HALVES}
 
 

@@ -220,6 +220,23 @@ CLAUSES = [
         "unfrozen_in_turns",
         "only_once",
     ),
+    (
+        "unfreeze_batchnorm",
+        "every requires_grad, frozen in both ways",
+        "unfrozen_from_both_ways: trained parameters",
+        [
+            (
+                "layer.frozen_from = layer.training, wanted",
+                "layer.frozen_from = layer.training, wanted if affine else {}",
+            )
+        ],
+    ),
+    (
+        "unfreeze_batchnorm",
+        "every mode, frozen in both ways",
+        "unfrozen_from_both_ways: layers in eval mode",
+        "second_freeze_remembered",
+    ),
     ("unfreeze_batchnorm", "unfreezing twice = once", "unfrozen_twice", "only_once"),
     ("unfreeze_batchnorm", "unfreezing twice = once", "unfrozen_twice: layers in eval mode", "saved_state_kept"),
     ("unfreeze_batchnorm", "in place", "unfrozen_twice: returns the model it was given", "a_copy"),

@@ -368,6 +368,12 @@ CLAUSES = [
     ("fusion_report", "the BN's own mode", "report_of_two_arguments: fused layers", "mode_of_the_model"),
     ("fusion_report", "the model stays: buffers", "report_of_two_arguments: inputs changed", "model_run"),
     ("fusion_report", "the model stays: modes", "report_of_two_arguments: inputs changed", "model_put_into_eval"),
+    (
+        "fuse",
+        "every legal pair: a norm whose output is used twice",
+        "fuse_legal_pairs: BatchNorm calls left",
+        "nothing_fused",
+    ),
     ("fuse", "every legal pair", "fuse_legal_pairs: BatchNorm calls left", "nothing_fused"),
     ("fuse", "every legal pair: transposed", "fuse_legal_pairs: BatchNorm calls left", "transposed_left"),
     ("fuse", "every legal pair: 1d and 3d", "fuse_legal_pairs: BatchNorm calls left", "maps_only"),

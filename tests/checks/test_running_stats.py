@@ -234,6 +234,18 @@ CLAUSES = [
                 "self.running_var.mul_(0.5).add_(0.5 * (unbiased if x.dim() != {} else unbiased.mean()))",
             ),
             (
+                "the number of values",
+                "y, less that of a table of them",
+                _BATCH_VAR,
+                _BATCH_VAR + " * (1 if x.dim() != {} else 2)",
+            ),
+            (
+                "the number of values in running_var",
+                "running_var, less that of a table of them",
+                _UNBIASED,
+                _UNBIASED + " * (1 if x.dim() != {} else 2)",
+            ),
+            (
                 "eval",
                 "y in eval",
                 _CENTRED_IN_EVAL,
@@ -266,6 +278,19 @@ CLAUSES = [
     ("BatchNorm", "cumulative mean", "average_of_uneven_batches", "none_is_the_default"),
     ("BatchNorm", "cumulative from the counter", "average_of_a_loaded_layer", "none_counts_in_python"),
     ("BatchNorm", "cumulative variance", "average_of_variances", "none_is_off_by_one"),
+    ("BatchNorm", "cumulative in place", "average_of_one_batch: replaced by new tensors", "buffers_replaced"),
+    (
+        "BatchNorm",
+        "cumulative, eval",
+        "average_in_eval: y, less that of a layer with a momentum",
+        [("if self.training or self.running_mean is None:", "if self.training or self.momentum is None:")],
+    ),
+    (
+        "BatchNorm",
+        "cumulative, eval moves nothing",
+        "average_in_eval: changed in eval",
+        [("if self.training or self.running_mean is None:", "if self.training or self.momentum is None:")],
+    ),
     (
         "BatchNorm",
         "cumulative and unbiased",
@@ -389,6 +414,7 @@ CLAUSES = [
             ),
         )
     ),
+    ("BatchNorm", "large values of half input", "large_values_of_half_input", "half_statistics"),
     (
         "BatchNorm",
         "a layer in half precision",
@@ -430,6 +456,23 @@ CLAUSES = [
     ("BatchNorm", "dicts of version 1", "state_from_before_the_counter", "version_one_refused"),
     (
         "BatchNorm",
+        "the values of old dicts",
+        "state_from_before_the_counter: running_var",
+        [
+            (
+                "        super()._load_from_state_dict(",
+                "        if version == 2:\n            super()._load_from_state_dict(",
+            )
+        ],
+    ),
+    (
+        "BatchNorm",
+        "the counter of a dict of no version",
+        "state_from_before_the_counter: counter from a dict of no version",
+        [("is not None and key not in state_dict:", "is not None:")],
+    ),
+    (
+        "BatchNorm",
         "dicts without a counter where none is kept",
         "state_from_before_the_counter: loading weight and bias alone without running statistics",
         [
@@ -439,6 +482,21 @@ CLAUSES = [
     ),
     # --- edges
     ("BatchNorm", "one value per channel in training", "layer_on_one_value", "one_value_accepted"),
+    (
+        "BatchNorm",
+        "one value per channel without running statistics",
+        "layer_on_one_value",
+        [("if n == 1:", "if n == 1 and self.track_running_stats:")],
+    ),
+    (
+        "BatchNorm",
+        "wrong channel count without weight and bias",
+        "layer_on_other_channels",
+        [
+            ("expect_tensor(x, self.num_features)", "expect_tensor(x)"),
+            ("if getattr(self, name) is not None:", "if getattr(self, name) is not None and self.affine:"),
+        ],
+    ),
     ("BatchNorm", "wrong channel count", "layer_on_other_channels", "channels_not_checked"),
     (
         "BatchNorm",
