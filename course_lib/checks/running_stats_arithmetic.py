@@ -89,8 +89,8 @@ def _ranked(impl, case, draw):
     now = {"running_mean": made.running_mean, "what came into running_var, as shares of its sum": came}
     # Whatever factor a mistake brings in, the same values in a table have it too.
     rows = x.detach().movedim(1, -1).reshape(-1, c)
-    alone, table_of = drawn_layer(impl, case, c, momentum=0.5), copy.deepcopy(made)
-    table_of.load_state_dict(alone.state_dict())
+    alone = drawn_layer(impl, case, c, momentum=0.5)
+    table_of = copy.deepcopy(alone)
     y, y_of_rows = alone(x.detach()).movedim(1, -1).reshape(-1, c), table_of(rows)
     apart = {"y": y - y_of_rows, "running_var": alone.running_var - table_of.running_var}
     return {**seen, **now, "y in eval": in_eval, **{f"{k}, less that of a table of them": v for k, v in apart.items()}}
@@ -264,7 +264,9 @@ def average_in_eval(impl, case):
     # The momentum has no say there: a layer without one and a layer with one are the same.
     c = channels(case)
     made, other = (drawn_layer(impl, case, c, momentum=momentum) for momentum in (None, 0.5))
-    other.load_state_dict(made.state_dict())
+    with torch.no_grad():
+        for name in LEARNED + REMEMBERED:
+            getattr(other, name).copy_(getattr(made, name))
     before = copy.deepcopy(made.state_dict())
     x = case.given_tensor(maps(case, c), "x")
     apart = made.eval()(x) - other.eval()(x)

@@ -28,18 +28,6 @@ _ANEW = [
     )
 ]
 CLAUSES = [
-    (
-        "SyncBatchNormFunction",
-        "y as in float64, also far from zero",
-        "output_far_from_zero",
-        [
-            (
-                "n, mean, var = sync_moments(x, group)",
-                "n, mean, var = sync_moments(x, group)\n"
-                "        var = (var.float() + mean.float().square() - mean.float().square()).double()",
-            )
-        ],
-    ),
     ("merge_moments", "n of the union", "union_of_two: n", [("return n,", "return max(n_a, n_b),")]),
     ("merge_moments", "mean of the union", "union_of_two: mean", "means_averaged"),
     ("merge_moments", "m2 of the union", "union_of_two: m2", "spread_between_forgotten"),
