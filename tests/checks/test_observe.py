@@ -272,21 +272,23 @@ def test_what_could_not_be_stopped_is_said_to_be_running(piece, answer):
     assert message.endswith("It could not be stopped and is still running: restart the kernel.")
 
 
+def endless(x):
+    while True:
+        time.sleep(0.01)
+
+
 def test_the_limit_is_for_one_scenario(piece):
     def slow(x):
-        time.sleep(0.5)
+        time.sleep(1.1)
         return 2 * x
 
-    assert [entry["error"] for entry in entries(piece, slow, limit=0.9)] == [None, None]
+    assert [entry["error"] for entry in entries(piece, slow, limit=2.0)] == [None, None]
 
 
 def test_the_budget_is_for_all_scenarios(piece):
-    def slow(x):
-        time.sleep(0.15)
-        return 2 * x
-
-    kinds = [(entry["error"] or {}).get("kind") for entry in entries(piece, slow, budget=0.2)]
-    assert kinds == ["TimeLimit", "NotRun"]
+    first, second = (entry["error"] for entry in entries(piece, endless, budget=0.2))
+    assert first["kind"] == "TimeLimit" and "after 0.1 s" in first["message"]  # none of several gets more than half
+    assert second["kind"] == "NotRun"
 
 
 def test_a_scenario_of_several_groups_is_run_once(piece):
@@ -298,13 +300,12 @@ def test_a_scenario_of_several_groups_is_run_once(piece):
 
 def test_the_only_scenario_may_take_all_of_the_budget(piece):
     del piece.groups[1]
-    started = time.monotonic()
-    [entry] = entries(piece, lambda x: time.sleep(0.3) or x, budget=0.5)
-    assert entry["error"] is None and time.monotonic() - started >= 0.3
+    [entry] = entries(piece, endless, budget=0.2)
+    assert "after 0.2 s" in entry["error"]["message"]
 
 
 def test_the_message_says_when_it_was_stopped(piece):
-    message = entries(piece, lambda x: time.sleep(0.3), limit=0.1)[0]["error"]["message"]
+    message = entries(piece, endless, limit=0.1)[0]["error"]["message"]
     assert message == "stopped after 0.1 s: does a loop never end?"
 
 
