@@ -69,7 +69,8 @@ class StudentKernels(KernelSpecManager):
     def get_kernel_spec(self, kernel_name):
         files = ["-P", "-s", str(_LAUNCHER), str(STUDENT / "lib"), self.topic, "-f", "{connection_file}"]
         argv = [sys.executable, *files, "--IPKernelApp.log_level=ERROR"]
-        return KernelSpec(argv=argv, display_name="course", language="python")
+        warm = {"kernel_provisioner": {"provisioner_name": "batchnorm-course"}}
+        return KernelSpec(argv=argv, display_name="course", language="python", metadata=warm)
 
 
 class CourseExecute(Execute):

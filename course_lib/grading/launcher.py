@@ -1,11 +1,17 @@
-"""Start a kernel with the student edition of `course_lib`: `python -P -s launcher.py LIBRARY TOPIC -f CONNECTION_FILE`.
+"""Start kernels with the student edition of `course_lib`: `python -P -s launcher.py LIBRARY TOPIC [-f CONNECTION]`.
 
 The topic's checks are imported before the working folder is on the path, so that a `course_lib/` or a `numpy.py`
 beside a submission cannot take their place, and the tree's own library is taken off the path (an editable
 install has put it there). Other topics' are not: the first problem set does without torch, whose import takes
 longer than grading a small answer.
+
+Without a connection file, every line of the input asks for a kernel: a JSON array of its arguments, its folder and its
+environment. The answer is its process id.
 """
 
+import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -23,7 +29,36 @@ def main():
 
     # `exit` and `quit` stop a kernel a moment after their cell: what runs until then would be a matter of luck.
     ZMQInteractiveShell.ask_exit = lambda self: None
-    launch_new_instance()
+    if sys.argv[1:] or fork_when_asked():
+        launch_new_instance()
+
+
+def fork_when_asked():
+    """Whether this process is a forked kernel; False when nobody can ask for kernels any more."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # kernels that have ended are gone
+    for line in sys.stdin:
+        if pid := os.fork():
+            print(pid, flush=True)
+        else:
+            become_a_kernel(*json.loads(line))
+            return True
+    return False
+
+
+def become_a_kernel(arguments, folder, environment):
+    """Leave the process that this one was forked from, all but what it has imported."""
+    import numpy as np
+
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    os.close(nothing)
+    os.chdir(folder)
+    os.environ.update(environment)
+    np.random.seed()  # Python draws new ones for its own `random`
+    sys.argv[1:] = [*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"]  # it ends with its parent
 
 
 if __name__ == "__main__":

@@ -1,0 +1,104 @@
+"""Forked kernels: apart from each other, ended with their parent, and replaced when that is gone."""
+
+import json
+import os
+import time
+
+import nbformat
+import psutil
+import pytest
+
+from course_lib.authoring.paths import EXERCISES
+from course_lib.grading import warm
+from course_lib.grading.intake import skeleton_of
+from course_lib.grading.kernel import CourseExecute, StudentKernels
+
+SKELETON = skeleton_of(EXERCISES / "ps1-algorithm")
+PROBE = """
+import json, os, random, sys
+import numpy as np
+import course_lib
+found = {"pid": os.getpid(), "parent": os.getppid(), "group": os.getpgid(0), "left": hasattr(course_lib, "left")}
+found |= {"drawn": [random.random(), float(np.random.random())], "input": sys.stdin is None or os.read(0, 1) == b""}
+found["done"] = __import__("subprocess").run(["true"]).returncode
+course_lib.left = True
+print(json.dumps(found))
+"""
+
+needs_forks = pytest.mark.skipif(not warm._CAN_FORK, reason="no kernel is forked without process descriptors")
+
+
+def run(source):
+    """What a cell printed in a kernel of its own."""
+    notebook = nbformat.from_dict(json.loads(json.dumps(SKELETON)))
+    answer = next(cell for cell in notebook.cells if cell.id == "batch-stats")
+    answer.source = source
+    CourseExecute(seed=1, timeout=20).preprocess(notebook, {"metadata": {}})
+    return "".join(output.get("text", "") for output in answer.outputs)
+
+
+@pytest.fixture(scope="module")
+def two():
+    return [json.loads(run(PROBE)) for _ in range(2)]
+
+
+def gone(pid, within=5):
+    until = time.monotonic() + within
+    while psutil.pid_exists(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not psutil.pid_exists(pid)
+
+
+@needs_forks
+def test_kernels_have_one_parent_and_a_process_group_each(two):
+    assert two[0]["parent"] == two[1]["parent"] != os.getpid()
+    assert [kernel["group"] for kernel in two] == [kernel["pid"] for kernel in two]
+    assert two[0]["pid"] != two[1]["pid"]
+
+
+def test_nothing_passes_from_one_kernel_to_the_next(two):
+    assert [kernel["left"] for kernel in two] == [False, False]
+
+
+def test_kernels_do_not_draw_the_same_numbers(two):
+    assert all(a != b for a, b in zip(two[0]["drawn"], two[1]["drawn"], strict=True))
+
+
+def test_a_kernel_has_nothing_to_read_and_can_run_programs(two):
+    assert [(kernel["input"], kernel["done"]) for kernel in two] == [(True, 0)] * 2
+
+
+def test_a_kernel_is_gone_when_its_notebook_is_done(two):
+    assert gone(two[1]["pid"])
+
+
+@needs_forks
+def test_a_kernel_that_ends_its_parent_harms_nobody_else(two):
+    run("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)")
+    after = json.loads(run(PROBE))
+    assert after["parent"] != two[0]["parent"] and not after["left"]
+
+
+@needs_forks
+def test_a_kernel_ends_with_its_parent(tmp_path):
+    specs = StudentKernels(topic="algorithm")
+    command = specs.get_kernel_spec("course").argv
+    connection = str(tmp_path / "connection.json")
+    arguments = [connection if part == "{connection_file}" else part for part in command[command.index("-f") :]]
+    kernel = warm._forked(command[: command.index("-f")], arguments, tmp_path, {"PATH": os.defpath})
+    assert kernel.poll() is None
+    warm._close()
+    assert gone(kernel.pid) and kernel.poll() == 1
+
+
+def test_without_forks_a_kernel_starts_anew(monkeypatch):
+    monkeypatch.setattr(warm, "_CAN_FORK", False)
+    found = json.loads(run(PROBE))
+    assert found["parent"] == os.getpid() and not found["left"]
+
+
+@needs_forks
+def test_nobody_to_fork_from_is_an_error_that_says_so(tmp_path):
+    command = [os.path.realpath("/bin/false"), str(tmp_path), "no_topic"]
+    with pytest.raises(RuntimeError, match="the process that forks them ended: try"):
+        warm._forked(command, ["-f", "x"], tmp_path, {"PATH": os.defpath})
