@@ -1,13 +1,19 @@
-"""Four things that the book's build needs and a configuration file cannot say."""
+"""Five things that the book's build needs and a configuration file cannot say."""
 
 import hashlib
+import logging
 import re
 import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from jupyter_cache import get_cache
+from jupyter_cache.executors import load_executor
 from myst_nb.core import render
+from sphinx.util.logging import getLogger
 
+_ALWAYS_RUN = "execution_mode: force"  # what a page says whose outputs are never kept
+_log = getLogger(__name__)
 _coalesce_streams = render.coalesce_streams
 _CITED = re.compile(r"\[([a-z]+\d{4}\w*)\]")  # "[ioffe2015]" in a docstring, a key of references.bib
 
@@ -34,6 +40,24 @@ def place_cache(app, config) -> None:
         if old != here:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
     config.nb_execution_cache_path = str(here)
+
+
+def execute_side_by_side(app, env, docnames) -> None:
+    """Run the pages that are not in the cache, one on each processor, where myst-nb would run one after the other.
+
+    A page that fails is not kept: myst-nb runs it again, and says what is wrong with it.
+    """
+    cache = get_cache(app.config.nb_execution_cache_path)
+    texts = {page: page.read_text(encoding="utf-8") for page in (Path(env.doc2path(name)) for name in docnames)}
+    pages = [str(page) for page, text in texts.items() if "{code-cell}" in text and _ALWAYS_RUN not in text]
+    for page in sorted(pages, key=lambda page: -Path(page).stat().st_size):  # the longest first
+        cache.add_nb_to_project(page, read_data={"name": "myst_nb_md", "type": "plugin"})
+    quiet = logging.getLogger(__name__)
+    quiet.setLevel(logging.ERROR)
+    executor = load_executor("local-parallel", cache, logger=quiet)
+    if missing := executor.get_records(pages, None):
+        _log.info(f"running the cells of {len(missing)} pages, one page on each processor: this takes minutes")
+        executor.run_and_cache(filter_uris=pages, timeout=app.config.nb_execution_timeout)
 
 
 def docstring_to_rst(app, what, name, obj, options, lines) -> None:
@@ -89,6 +113,7 @@ def setup(app):
     render.coalesce_streams = join_streams
     # Before myst-nb reads the path, and before napoleon rewrites the sections.
     app.connect("config-inited", place_cache, priority=100)
+    app.connect("env-before-read-docs", execute_side_by_side)
     app.connect("autodoc-process-docstring", docstring_to_rst, priority=400)
     app.connect("html-page-context", list_works_as_a_list)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
