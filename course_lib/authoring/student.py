@@ -7,6 +7,8 @@ import os
 import shutil
 import tomllib
 import zipfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -67,35 +69,42 @@ def stage(target, *, fresh=False):
             _stub(package, find(name))
     expected = package / "checks" / "expected"
     expected.mkdir()
-    for topic in TOPICS:
-        (expected / f"{topic}.npz").write_bytes(_expectations(topic, fresh))
+    for topic, data in _expectations(fresh).items():
+        (expected / f"{topic}.npz").write_bytes(data)
     edition = {"book": book_url(), "problem_sets": releases}
     (package / "checks" / "release.json").write_text(json.dumps(edition, indent=1) + "\n")
     (target / "pyproject.toml").write_text(_PYPROJECT.format(name=_NAME, version=_version()))
     return target
 
 
-def _expectations(topic, fresh):
-    """What is right and what known mistakes look like, kept from release to release while no code changes."""
-    digest = hashlib.sha256(f"{topic} {np.__version__} {torch.__version__}".encode())
+def _expectations(fresh):
+    """{topic: what is right and what known mistakes look like}, kept from release to release while no code changes."""
+    digest = hashlib.sha256(f"{np.__version__} {torch.__version__}".encode())
     for path in sorted((ROOT / "course_lib").rglob("*.py")):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    kept = BUILD / "expected" / f"{topic}-{digest.hexdigest()[:16]}.npz"
-    if fresh or not kept.is_file():
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # several threads add in another order, and the last digits differ
-        try:
-            data = export(topic)
-        finally:
-            torch.set_num_threads(threads)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        for old in kept.parent.glob(f"{topic}-*.npz"):
-            old.unlink(missing_ok=True)
-        half = kept.with_suffix(f".{os.getpid()}")
-        half.write_bytes(data)
-        half.replace(kept)  # whoever reads at the same time reads a whole file
-        return data
-    return kept.read_bytes()
+    kept = {topic: BUILD / "expected" / f"{topic}-{digest.hexdigest()[:16]}.npz" for topic in TOPICS}
+    missing = [topic for topic, path in kept.items() if fresh or not path.is_file()]
+    found = {topic: path.read_bytes() for topic, path in kept.items() if topic not in missing}
+    if missing:
+        with ProcessPoolExecutor(min(len(missing), os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
+            for topic, data in zip(missing, pool.map(_export, missing), strict=True):
+                _keep(kept[topic], topic, data)
+                found[topic] = data
+    return {topic: found[topic] for topic in TOPICS}
+
+
+def _export(topic):
+    torch.set_num_threads(1)  # several threads add in another order, and the last digits differ
+    return export(topic)
+
+
+def _keep(path, topic, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for old in path.parent.glob(f"{topic}-*.npz"):
+        old.unlink(missing_ok=True)
+    half = path.with_suffix(f".{os.getpid()}")
+    half.write_bytes(data)
+    half.replace(path)  # whoever reads at the same time reads a whole file
 
 
 def _version():

@@ -8,7 +8,7 @@ import pytest
 from nbgrader.api import Gradebook
 
 from course_lib.grading import classroom
-from course_lib.grading.classroom import Classroom
+from course_lib.grading.classroom import Classroom, graders
 from tests.sample_class import hand_ins
 
 PROBLEM_SET = "ps1-algorithm"
@@ -16,7 +16,14 @@ STUDENTS = ("right_numpy", "untouched")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def pool():
+    """Processes that grade for every test here: starting them takes longer than grading."""
+    with graders(2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, pool):
     """A class of two and one broken file, graded once."""
     folder = tmp_path_factory.mktemp("class")
     class_of = {name: hand_ins(PROBLEM_SET)[name] for name in STUDENTS}
@@ -26,7 +33,7 @@ def folder(tmp_path_factory):
             path = folder / "submitted" / student / PROBLEM_SET / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-    graded = {student: (record, fresh) for student, record, fresh in Classroom(folder, PROBLEM_SET).grade()}
+    graded = {student: (record, fresh) for student, record, fresh in Classroom(folder, PROBLEM_SET).grade(pool=pool)}
     assert {student: fresh for student, (_, fresh) in graded.items()} == dict.fromkeys(class_of, True)
     return folder
 
@@ -66,25 +73,27 @@ def test_feedback_may_not_load_or_run_anything(folder):
     assert "<script" not in page
 
 
-def test_nothing_is_graded_twice(folder):
-    assert [fresh for _, _, fresh in Classroom(folder, PROBLEM_SET).grade()] == [False, False, False]
+def test_nothing_is_graded_twice(folder, pool):
+    assert [fresh for _, _, fresh in Classroom(folder, PROBLEM_SET).grade(pool=pool)] == [False, False, False]
 
 
-def test_a_changed_submission_is_graded_again_and_no_other(folder):
+def test_a_changed_submission_is_graded_again_and_no_other(folder, pool):
     path = folder / "submitted" / "untouched" / PROBLEM_SET / "algorithm.ipynb"
     before = path.read_bytes()
     path.write_bytes(hand_ins(PROBLEM_SET)["right_numpy"]["algorithm.ipynb"])
     try:
-        fresh = {student: (record.points, new) for student, record, new in Classroom(folder, PROBLEM_SET).grade()}
+        fresh = {
+            student: (record.points, new) for student, record, new in Classroom(folder, PROBLEM_SET).grade(pool=pool)
+        }
         assert fresh == {"broken": (0, False), "right_numpy": (10, False), "untouched": (10, True)}
         with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as gradebook:
             assert gradebook.find_submission(PROBLEM_SET, "untouched").score == 10
     finally:
         path.write_bytes(before)
-        list(Classroom(folder, PROBLEM_SET).grade())
+        list(Classroom(folder, PROBLEM_SET).grade(pool=pool))
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(folder, monkeypatch):
+def test_an_interrupted_run_goes_on_where_it_stopped(folder):
     """Killed after the first of three: the next run grades the other two."""
     for student in ("right_numpy", "broken", "untouched"):
         (folder / "autograded" / student / PROBLEM_SET / "algorithm.record.json").unlink()
@@ -103,7 +112,7 @@ def test_links_in_a_submission_are_not_followed(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def twice(tmp_path_factory):
+def twice(tmp_path_factory, pool):
     """A class of one, collected from nbgrader's exchange and graded, given a point by hand, collected and graded again.
 
     The files of the second time are what nbgrader's own autograde would have left: read-only.
@@ -116,7 +125,7 @@ def twice(tmp_path_factory):
     records = []
     for secret in ("first", "second"):
         (place / "submission_secret.txt").write_text(secret)
-        records += [record for _, record, fresh in Classroom(folder, PROBLEM_SET).grade() if fresh]
+        records += [record for _, record, fresh in Classroom(folder, PROBLEM_SET).grade(pool=pool) if fresh]
         if secret == "first":
             (folder / "autograded" / "ada" / PROBLEM_SET / "algorithm.ipynb").chmod(0o444)
             with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as gradebook:
