@@ -1,6 +1,6 @@
 """What the first chapters run again and again: a network of blocks, a training loop, and what is measured on both."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from course_lib.data import Digits, minibatches
 
-__all__ = ["accuracy", "cross_entropy", "gaussian", "length_of_history", "mlp", "span", "spreads", "train"]
+__all__ = ["accuracy", "cross_entropy", "fit", "gaussian", "length_of_history", "mlp", "span", "spreads", "train"]
 
 
 def mlp(
@@ -227,3 +227,37 @@ def length_of_history(tensor: Tensor) -> int:
             seen.add(node)
             todo += [parent for parent, _ in node.next_functions]
     return len(seen)
+
+
+def fit(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    lr: float,
+) -> np.ndarray:
+    """Gradient descent on batches that the caller draws, in whatever mode the model is.
+
+    Args:
+        model: changed in place.
+        batches: (inputs, targets), one pair a step.
+        loss_of: of the model's outputs and the targets; a scalar.
+        lr: learning rate.
+
+    Returns:
+        (steps,) the loss of each batch before its step.
+
+    Example:
+        >>> x = torch.linspace(-1, 1, 8)[:, None]
+        >>> losses = fit(nn.Linear(1, 1), [(x, 2 * x)] * 50, F.mse_loss, lr=0.5)
+        >>> losses.shape, bool(losses[-1] < 1e-3)
+        ((50,), True)
+    """
+    optimizer = torch.optim.SGD(model.parameters(), lr)
+    losses = []
+    for inputs, targets in batches:
+        loss = loss_of(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return np.array(losses)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_lib.data import digits, minibatches
-from course_lib.experiments import accuracy, cross_entropy, gaussian, length_of_history, mlp, span, spreads, train
+from course_lib.experiments import accuracy, cross_entropy, fit, gaussian, length_of_history, mlp, span, spreads, train
 
 
 def plain(c):
@@ -200,3 +200,51 @@ def test_a_node_that_is_used_twice_counts_once():
     x = torch.ones(3, requires_grad=True)
     y = x * 2
     assert length_of_history(y + y) == length_of_history(y) + 1
+
+
+# --- gradient descent on batches of the caller -----------------------------------------------------------------------
+
+
+def line(n=16):
+    x = torch.linspace(-1, 1, n)[:, None]
+    return x, 3 * x
+
+
+def test_fit_is_gradient_descent_and_nothing_else():
+    x, y = line()
+    model, by_hand = nn.Linear(1, 1), nn.Linear(1, 1)
+    by_hand.load_state_dict(model.state_dict())
+    fit(model, [(x, y)] * 3, F.mse_loss, lr=0.1)
+    for _ in range(3):
+        by_hand.zero_grad()
+        F.mse_loss(by_hand(x), y).backward()
+        with torch.no_grad():
+            for parameter in by_hand.parameters():
+                parameter -= 0.1 * parameter.grad
+    torch.testing.assert_close(model.state_dict(), by_hand.state_dict())
+
+
+def test_fit_returns_the_loss_before_each_step():
+    x, y = line()
+    model = nn.Linear(1, 1)
+    first = F.mse_loss(model(x), y).item()
+    losses = fit(model, [(x, y)] * 4, F.mse_loss, lr=0.1)
+    assert losses.shape == (4,)
+    assert losses[0] == pytest.approx(first)
+    assert (np.diff(losses) < 0).all()
+
+
+def test_fit_draws_one_pair_a_step():
+    x, y = line()
+    drawn = iter([(x, y)] * 5)
+    assert len(fit(nn.Linear(1, 1), drawn, F.mse_loss, lr=0.1)) == 5
+    assert next(drawn, None) is None
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_fit_leaves_the_mode_to_the_caller(training):
+    x, y = line()
+    model = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1)).train(training)
+    fit(model, [(x, y)] * 2, F.mse_loss, lr=0.1)
+    assert model.training is training
+    assert model[0].num_batches_tracked == (2 if training else 0)
