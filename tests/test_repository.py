@@ -32,6 +32,7 @@ ALLOWED = {
     "batchnorm_functions": {"batchnorm_sums"},
     "batchnorm_sums": set(),
     "parity": {"batchnorm"},
+    "experiments": {"data"},
 }
 
 
