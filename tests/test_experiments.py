@@ -1,5 +1,8 @@
 """What chapters run again and again: networks with known weights, a training loop, and measurements on both."""
 
+import copy
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_lib.data import digits, minibatches
-from course_lib.experiments import accuracy, cross_entropy, fit, gaussian, length_of_history, mlp, span, spreads, train
+from course_lib.experiments import (
+    SeparateDevices,
+    accuracy,
+    best_rate,
+    cross_entropy,
+    distance,
+    fit,
+    gaussian,
+    length_of_history,
+    mlp,
+    row,
+    span,
+    spreads,
+    time_ratios,
+    train,
+    with_numbers,
+)
 
 
 def plain(c):
@@ -248,3 +267,119 @@ def test_fit_leaves_the_mode_to_the_caller(training):
     fit(model, [(x, y)] * 2, F.mse_loss, lr=0.1)
     assert model.training is training
     assert model[0].num_batches_tracked == (2 if training else 0)
+
+
+def test_what_is_frozen_is_not_trained(data):
+    model = mlp(plain, depth=1)
+    model[0].requires_grad_(False)
+    first, last = model[0].weight.clone(), model[-1].weight.clone()
+    fit(model, [(data.x_train[:8], data.y_train[:8])] * 3, F.cross_entropy, lr=0.1)
+    assert torch.equal(model[0].weight, first) and not torch.equal(model[-1].weight, last)
+
+
+def test_at_rate_zero_fit_only_looks(data):
+    model = mlp(normed, depth=1)
+    first = copy.deepcopy(model)
+    losses = fit(model, [(data.x_train[:16], data.y_train[:16])] * 3, F.cross_entropy, lr=0.0)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), first.parameters(), strict=True))
+    assert losses.tolist() == [losses[0]] * 3 and not torch.equal(model[1].running_mean, first[1].running_mean)
+
+
+def test_without_batches_there_are_no_losses():
+    assert fit(nn.Linear(1, 1), [], F.mse_loss, lr=0.1).shape == (0,)
+
+
+# --- choosing, comparing, printing ----------------------------------------------------------------------------------
+
+
+def test_the_best_rate_is_that_of_the_best_median_and_not_of_the_best_run():
+    reached = {0.1: [0.5, 0.6, 0.7], 1.0: [0.1, 0.2, 0.9]}
+    assert best_rate(lambda seed, rate: reached[rate][seed], (1.0, 0.1), range(3)) == (0.1, reached[0.1])
+
+
+def test_of_two_equally_good_rates_the_first_is_taken():
+    assert best_rate(lambda seed, rate: 1.0, (0.3, 0.1), iter(range(2))) == (0.3, [1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "line"), [({}, f"{'a':34}  0.500 -0.125\n"), ({"width": 3, "digits": 1}, "a    0.5 -0.1\n")]
+)
+def test_a_row_is_a_label_and_numbers(capsys, kwargs, line):
+    row("a", [0.5, -0.125], **kwargs)
+    assert capsys.readouterr().out == line
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_layer_with_numbers_has_none_of_the_first_values_left(affine):
+    bn, again, other = (with_numbers(nn.BatchNorm2d(5, affine=affine), seed) for seed in (1, 1, 2))
+    assert (
+        not bn.training and (bn.running_mean != 0).all() and (bn.running_var != 1).all() and (bn.running_var > 0).all()
+    )
+    if affine:
+        assert (bn.weight != 1).all() and (bn.bias != 0).all()
+    for mine, same, another in zip(*(m.state_dict().values() for m in (bn, again, other)), strict=True):
+        assert torch.equal(mine, same) and (mine.dim() == 0 or not torch.equal(mine, another))
+
+
+def test_distance_is_in_deviations_of_the_first_models_outputs():
+    x = gaussian(50, 4, seed=3)
+
+    def shifted(by):
+        return lambda x: 10 * x + by
+
+    assert distance(shifted(0), shifted(5), x) == pytest.approx(5 / (10 * x.std().item()), rel=1e-4)
+    assert distance(shifted(0), shifted(0), x) == 0
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until somebody adds seconds to it."""
+    now = [0.0]
+    monkeypatch.setattr("course_lib.experiments.perf_counter", lambda: now[0])
+    return now
+
+
+def takes(clock, seconds):
+    """A model that takes so long, call by call, and from the beginning again."""
+    seconds = itertools.cycle(seconds)
+
+    def model(x):
+        clock[0] += next(seconds)
+        return x
+
+    return model
+
+
+def test_the_fastest_call_of_a_round_counts(clock):
+    model, other = takes(clock, [2.0, 9.0, 4.0]), takes(clock, [8.0, 1.0, 30.0])
+    assert time_ratios(model, other, torch.ones(1), rounds=5, calls=3).tolist() == [0.5, 0.5, 0.5]
+
+
+def test_time_ratios_are_the_quartiles_over_the_rounds(clock):
+    model = takes(clock, [1.0])
+    other = takes(clock, [100.0, 1.0, 2.0, 3.0, 4.0, 5.0])  # the first call warms up
+    assert time_ratios(model, other, torch.ones(1), rounds=5, calls=1).tolist() == [2.0, 3.0, 4.0]
+
+
+# --- devices that do not talk ---------------------------------------------------------------------------------------
+
+
+def test_each_of_the_separate_devices_normalises_its_own_shard():
+    layer, x = SeparateDevices(3, devices=4), gaussian(8, 3, 2, 2, seed=1)
+    with torch.no_grad():
+        layer.affine.weight.copy_(torch.tensor([1.0, 2.0, 3.0]))
+        layer.affine.bias.copy_(torch.tensor([0.5, 0.0, -0.5]))
+    expected = [F.batch_norm(part, None, None, layer.affine.weight, layer.affine.bias, True) for part in x.chunk(4)]
+    torch.testing.assert_close(layer(x), torch.cat(expected))
+
+
+def test_in_eval_mode_the_buffers_of_the_first_of_the_separate_devices_serve():
+    layer, bn, x = SeparateDevices(3, devices=2), nn.BatchNorm2d(3), gaussian(8, 3, 2, 2, mean=2.0, seed=1)
+    layer(x), bn(x[:4])
+    torch.testing.assert_close(layer.eval()(x), bn.eval()(x))
+
+
+def test_one_separate_device_is_a_batchnorm():
+    layer, bn, x = SeparateDevices(3, devices=1), nn.BatchNorm2d(3), gaussian(8, 3, 2, 2, mean=2.0, seed=1)
+    torch.testing.assert_close(layer(x), bn(x))
+    torch.testing.assert_close(layer.eval()(x), bn.eval()(x))

@@ -24,6 +24,8 @@ __all__ = ["book_url", "build_wheel", "stage", "unpack", "write_zip"]
 _LEFT_OUT = {"authoring", "grading", "misconceptions", "cli.py", "__pycache__"}
 #: The assembled layers: they would give away exercises of several topics.
 _LEFT_OUT |= {"batchnorm.py", "batchnorm_functions.py", "batchnorm_sums.py", "parity.py"}
+#: What the pages of the book run: one of its layers comes close to an exercise.
+_LEFT_OUT |= {"experiments.py"}
 #: Parts of the library beside the topics, and the topic each is made for.
 _NEEDS = {"inspection.py": "modes", "tracing.py": "fusion", "ranks": "sync"}
 #: A topic without a problem set would give away a later exercise, and what needs it would not work.
