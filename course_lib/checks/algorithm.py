@@ -156,10 +156,13 @@ contract = stats.group("same dtype out, input untouched, too few values refused"
 @contract.scenario(dtypes=("float32",))
 def stats_keep_float32(impl, case):
     result = named(impl(x=case.given(_table(case), "x")), "mean", "var")
-    # Of maps the dtypes alone: which axes they were reduced over is another group's business.
-    of_maps = _dtypes(_stats(impl, case.given(_maps(case), "maps")))
-    seen = {**_dtypes(result), **{f"{name} of maps": dtype for name, dtype in of_maps.items()}}
-    return {**_in_dtype_of(case, {"mean": result["mean"]}), **seen, "inputs changed": case.changed()}
+    return {**_in_dtype_of(case, {"mean": result["mean"]}), **_dtypes(result), "inputs changed": case.changed()}
+
+
+@contract.scenario(dtypes=("float32",))
+def stats_keep_float32_of_maps(impl, case):
+    # The dtypes alone: which axes were reduced over is another group's business.
+    return {**_dtypes(_stats(impl, case.given(_maps(case), "x"))), "inputs changed": case.changed()}
 
 
 @contract.scenario()

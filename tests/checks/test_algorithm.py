@@ -57,13 +57,13 @@ CLAUSES = [
     (
         "batch_stats",
         "same dtype out, maps",
-        "stats_keep_float32: dtype of mean of maps",
+        "stats_keep_float32_of_maps: dtype of mean",
         [(_RESULT, "return (pivot + offset)[:, 0].astype(x.dtype if x.ndim == 2 else float), var")],
     ),
     (
         "batch_stats",
         "maps stay",
-        "stats_keep_float32: inputs changed",
+        "stats_keep_float32_of_maps: inputs changed",
         [(_RESULT, "if x.ndim == 4:\n        x -= pivot[0]\n    return (pivot + offset)[:, 0], var")],
     ),
     ("batch_stats", "the input stays", "stats_keep_float32: inputs changed", "input_centred_in_place"),
