@@ -6,7 +6,18 @@ import torch
 from torch import nn
 
 from course_lib.checks.piece import raised
-from course_lib.checks.running_stats_inputs import FAR, SINGLE, channels, far_values, flagged, maps, plain_dtype, table
+from course_lib.checks.running_stats_inputs import (
+    FAR,
+    HALVES,
+    SINGLE,
+    channels,
+    dtype_as,
+    far_values,
+    flagged,
+    maps,
+    plain_dtype,
+    table,
+)
 from course_lib.checks.running_stats_layer import (
     LEARNED,
     MODES,
@@ -29,6 +40,15 @@ def state_of_a_new_layer(impl, case):
     first = {f"first {name}": state.get(name) for name in (*LEARNED, *REMEMBERED)}
     as_text = "none" if counter is None else f"{plain_dtype(counter)} {tuple(counter.shape)}: {counter.tolist()}"
     return {"keys": ", ".join(sorted(state)), "num_batches_tracked": as_text, **first, **own_names(made)}
+
+
+@states.scenario(dtypes=SINGLE)
+def keys_of_other_layers(impl, case):
+    c = channels(case)
+    return {
+        f"keys with {name}=False": ", ".join(sorted(impl(c, **{name: False}).state_dict()))
+        for name in ("affine", "track_running_stats")
+    }
 
 
 def _drawn_state(case, c):
@@ -70,6 +90,7 @@ def state_from_before_the_counter(impl, case):
     for told, old in (("version 1", state), ("no version", dict(state))):
         made = impl(c).to(case.as_torch("float32"))
         seen[f"loading a dict of {told} without the counter"] = raised(nn.Sequential(made).load_state_dict, old)
+        seen[f"counter after a dict of {told} without it"] = int(made.num_batches_tracked)
     learned = {f"0.{name}": state[f"0.{name}"] for name in LEARNED}
     without = nn.Sequential(impl(c, track_running_stats=False).to(case.as_torch("float32")))
     told = impl(c).to(case.as_torch("float32"))
@@ -86,10 +107,18 @@ edges = layer.group("one value per channel, no value, another number of channels
 def layer_on_one_value(impl, case):
     c = channels(case)
     seen = {}
-    for words, options in (("", {}), (" without running statistics", {"track_running_stats": False})):
-        for shape in ((1, c), (1, c, 1), (1, c, 1, 1)):
+    for words, options in (
+        ("", {}),
+        (" without running statistics", {"track_running_stats": False}),
+        (" without weight and bias", {"affine": False}),
+        (" with momentum=None", {"momentum": None}),
+    ):
+        for shape in ((1, c), (1, c, 1), (1, c, 1, 1), (1, c, 1, 1, 1)):
             made = drawn_layer(impl, case, c, names=(), **options)
             seen[f"error for an input of shape {shape}{words}"] = raised(made, case.tensor(shape))
+    made = drawn_layer(impl, case, c, names=())
+    for half in HALVES:
+        seen[f"error for one value per channel of {half}"] = raised(made, case.tensor((1, c), dtype=half))
     return seen
 
 
@@ -127,6 +156,22 @@ def layer_on_empty_batch(impl, case):
             seen[f"changed by {words}"] = flagged(**moved)
         if momentum:
             seen["running_mean"] = made.running_mean.clone()
+    return seen
+
+
+@edges.scenario(dtypes=SINGLE)
+def other_layers_on_empty_batch(impl, case):
+    c, seen = channels(case), {}
+    for words, rest, dtype, options in (
+        ("bfloat16", (), "bfloat16", {}),
+        ("affine=False", (), "float32", {"affine": False}),
+        ("track_running_stats=False", (3, 4), "float32", {"track_running_stats": False}),
+    ):
+        made = drawn_layer(impl, case, c, names=(), **options)
+        empty = torch.zeros((0, c, *rest), dtype=case.as_torch(dtype))
+        outputs = [made.train(trains)(empty) for trains in MODES.values()]
+        found = [f"{tuple(y.shape)} of {dtype_as(y, case, dtype)}" for y in outputs]
+        seen[f"y of an empty batch, {words}"] = "in training {}, in eval {}".format(*found)
     return seen
 
 
