@@ -175,6 +175,8 @@ def half_input_of_other_layers(impl, case):
     for half in HALVES:
         y = made(case.tensor((4, 3), dtype=half))
         seen[f"track_running_stats=False: y of {half}"] = dtype_as(y, case, half)
+        y = made(torch.zeros((0, 3), dtype=case.as_torch(half)))
+        seen[f"y of an empty batch of {half}"] = dtype_as(y, case, half)
     return seen
 
 
@@ -263,15 +265,15 @@ def layer_on_channels_last(impl, case):
 @layout.scenario(dtypes=SINGLE)
 def other_layers_on_channels_last(impl, case):
     c, seen = channels(case), {}
-    for words, dtype, options in (
-        ("bfloat16", "bfloat16", {}),
-        ("affine=False", "float32", {"affine": False}),
-        ("track_running_stats=False", "float32", {"track_running_stats": False}),
+    for words, dtype, options, modes in (
+        ("bfloat16", "bfloat16", {}, MODES),
+        ("affine=False", "float32", {"affine": False}, MODES),
+        ("track_running_stats=False", "float32", {"track_running_stats": False}, ["training"]),
     ):
         made = drawn_layer(impl, case, c, names=(), **options)
         x = case.given_tensor(maps(case, c), "x", dtype=dtype).contiguous(memory_format=torch.channels_last)
-        for mode, trains in MODES.items():
-            seen[f"layout in {mode}, {words}"] = _layout_of(made.train(trains)(x))
+        for mode in modes:
+            seen[f"layout in {mode}, {words}"] = _layout_of(made.train(MODES[mode])(x))
     return seen
 
 

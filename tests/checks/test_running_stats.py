@@ -215,7 +215,7 @@ CLAUSES = [
             f"population_of_float64_far_from_zero: {name}",
             [(".flatten(1).double()", ".flatten(1).float().double()")],
         )
-        for name in ("mean", "var")
+        for name in ("mean", "var, as shares of its sum")
     ),
     (
         "population_stats",
@@ -545,6 +545,17 @@ CLAUSES = [
             ),
         )
     ),
+    (
+        "BatchNorm",
+        "half out of an empty batch",
+        "half_input_of_other_layers: y of an empty batch of float16",
+        [
+            (
+                "        n = x[:, :1].numel()\n",
+                "        n = x[:, :1].numel()\n        if n == 0:\n            return x.float()\n",
+            )
+        ],
+    ),
     ("BatchNorm", "large values of half input", "large_values_of_half_input", "half_statistics"),
     (
         "BatchNorm",
@@ -583,11 +594,16 @@ CLAUSES = [
             f"other_layers_on_channels_last: layout in {mode}, {words}",
             [(_RESULT, made)],
         )
-        for mode in ("training", "eval")
-        for words, made in (
-            ("bfloat16", "return (y if x.dtype == torch.float32 else y.contiguous()).to(x.dtype)"),
-            ("affine=False", "return (y if self.affine else y.contiguous()).to(x.dtype)"),
-            ("track_running_stats=False", "return (y if self.track_running_stats else y.contiguous()).to(x.dtype)"),
+        for mode, words, made in (
+            ("training", "bfloat16", "return (y if x.dtype == torch.float32 else y.contiguous()).to(x.dtype)"),
+            ("eval", "affine=False", "return (y if self.affine else y.contiguous()).to(x.dtype)"),
+            ("eval", "bfloat16", "return (y if x.dtype == torch.float32 else y.contiguous()).to(x.dtype)"),
+            ("training", "affine=False", "return (y if self.affine else y.contiguous()).to(x.dtype)"),
+            (
+                "training",
+                "track_running_stats=False",
+                "return (y if self.track_running_stats else y.contiguous()).to(x.dtype)",
+            ),
         )
     ),
     # --- state dict
@@ -602,7 +618,7 @@ CLAUSES = [
         "BatchNorm",
         "PyTorch's keys with track_running_stats=False",
         "keys_of_other_layers: keys with track_running_stats=False",
-        "tracking_ignored",
+        [("nn.Parameter(ones.clone()) if affine", "nn.Parameter(ones.clone()) if affine and track_running_stats")],
     ),
     *(
         (
@@ -711,13 +727,13 @@ CLAUSES = [
         (
             "BatchNorm",
             f"an empty batch, {words}",
-            f"other_layers_on_empty_batch: y of an empty batch, {words}",
+            f"other_layers_on_empty_batch: y of an empty batch in {mode}, {words}",
             [("        n = x[:, :1].numel()\n", f"        n = x[:, :1].numel()\n        {made}\n")],
         )
-        for words, made in (
-            ("bfloat16", "if n == 0:\n            return x.float()"),
-            ("affine=False", "1 / (n + self.affine)"),
-            ("track_running_stats=False", "1 / (n + self.track_running_stats)"),
+        for mode, words, made in (
+            ("training", "affine=False", "1 / (n + self.affine)"),
+            ("eval", "affine=False", "1 / (n + self.affine + self.training)"),
+            ("training", "track_running_stats=False", "1 / (n + self.track_running_stats)"),
         )
     ),
     ("BatchNorm", "accurate when the mean is large", "layer_on_a_far_table: running_var", "one_pass_variance"),
