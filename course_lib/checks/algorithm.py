@@ -5,8 +5,8 @@ import numpy as np
 from course_lib.checks.piece import Piece, named, raised
 
 # Small tensors with unequal axes: a statistic over the wrong axes cannot come out with the right shape by chance.
-# `large mean` is the float32 case of the contract: mean 1e4, std about 1, 512 to 640 values per channel. There an
-# honest mean is off by some 1e-2 (so are x̂ and y), an honest variance by 1e-3, and one pass by 0.1 or more. The
+# `large mean` is the float32 case of the contract: mean 1e4 or −1e4, std about 1, 512 to 640 values per channel. There
+# an honest mean is off by some 1e-2 (so are x̂ and y), an honest variance by 1e-3, and one pass by 0.1 or more. The
 # spreads are not 1, where variance and standard deviation are the same, nor so large that n − 1 shows in the variance.
 FAR_STD = (0.5, 0.8, 1.2)
 LARGE_MEAN = {"mean": 0.2, "var": 1e-2, "y": 0.2}
@@ -45,13 +45,27 @@ def _each(found):
     return {f"{name} of {words}": value for words, result in found.items() for name, value in result.items()}
 
 
+def _one_channel(case):
+    """{what it is: array}: a table and maps of a single channel, whose axis has length 1."""
+    return {
+        words: case.draw(shape, case.uniform(-3, 3), 2.0)
+        for words, shape in (("one column", (case.integer(4, 6), 1)), ("maps of one channel", (3, 1, 2, 4)))
+    }
+
+
+def _far(case, shape):
+    """Three channels with means around 1e4 in size, of both signs."""
+    wide = (3,) + (1,) * (len(shape) - 2)
+    mean = 1e4 * case.uniform(0.9, 1.1, 3) * [1, -1, case.choice((1, -1))]
+    return case.draw(shape, mean.reshape(wide), np.reshape(FAR_STD, wide))
+
+
 def _far_table(case):
-    return case.draw((case.integer(512, 640), 3), 1e4 * case.uniform(0.9, 1.1, 3), FAR_STD)
+    return _far(case, (case.integer(512, 640), 3))
 
 
 def _far_maps(case):
-    std = np.reshape(FAR_STD, (3, 1, 1))
-    return case.draw((4, 3, case.integer(12, 13), 12), 1e4 * case.uniform(0.9, 1.1, (3, 1, 1)), std)
+    return _far(case, (4, 3, case.integer(12, 13), 12))
 
 
 def _dtypes(result):
@@ -108,6 +122,13 @@ def stats_of_two_values(impl, case):
     return _each({f"an input of shape {x.shape}": _stats(impl, x) for x in inputs})
 
 
+@maps.scenario()
+def stats_of_one_channel(impl, case):
+    return _each({words: _stats(impl, case.given(x, words)) for words, x in _one_channel(case).items()})
+
+
+_FAR = {"sequences": (24, 3, 24), "volumes": (6, 3, 4, 5, 5)}
+
 far = stats.group("accurate when the mean is large (float32, mean 1e4, std about 1)", points=1)
 
 
@@ -121,6 +142,14 @@ def stats_of_maps_far_from_zero(impl, case):
     return _in_dtype_of(case, _stats(impl, case.given(_far_maps(case), "x")))
 
 
+@far.scenario(
+    dtypes=("float32",), within={f"{k} of {x}": v for k, v in LARGE_MEAN.items() for x in _FAR}, rounding=True
+)
+def stats_of_other_ranks_far_from_zero(impl, case):
+    found = {words: _stats(impl, case.given(_far(case, shape), words)) for words, shape in _FAR.items()}
+    return _in_dtype_of(case, _each(found))
+
+
 contract = stats.group("same dtype out, input untouched, too few values refused", points=0.5)
 
 
@@ -130,10 +159,16 @@ def stats_keep_float32(impl, case):
     return {**_in_dtype_of(case, {"mean": result["mean"]}), **_dtypes(result), "inputs changed": case.changed()}
 
 
+@contract.scenario(dtypes=("float32",))
+def stats_keep_float32_of_maps(impl, case):
+    # The dtypes alone: which axes were reduced over is another group's business.
+    return {**_dtypes(_stats(impl, case.given(_maps(case), "x"))), "inputs changed": case.changed()}
+
+
 @contract.scenario()
 def stats_need_two_values(impl, case):
     c = case.integer(2, 5)
-    shapes = ((1, c), (1, c, 1), (1, c, 1, 1), (0, c))
+    shapes = ((1, c), (1, c, 1), (1, c, 1, 1), (1, c, 1, 1, 1), (0, c), (0, c, 3, 2), (4, c, 0))
     return {f"error for an input of shape {shape}": raised(impl, case.array(shape)) for shape in shapes}
 
 
@@ -155,8 +190,12 @@ output = forward.group("y of tables and maps, with a large eps and with the defa
 
 @output.scenario()
 def forward_of_table(impl, case):
-    y, _ = _forward(impl, case, _table(case), eps=case.number("eps", 0.5, 1))
-    return {"y": y}
+    # All by position.
+    x = _table(case)
+    c = x.shape[1]
+    gamma, beta = case.given(case.uniform(0.5, 2, c), "gamma"), case.given(case.uniform(-2, 2, c), "beta")
+    result = impl(case.given(x, "x"), gamma, beta, case.number("eps", 0.5, 1))
+    return {"y": named(result, "y", "cache")["y"]}
 
 
 @output.scenario()
@@ -180,6 +219,15 @@ def forward_cache(impl, case):
     return named(cache, "x_hat", "gamma", "invstd")
 
 
+@cached.scenario()
+def forward_cache_at_other_ranks(impl, case):
+    inputs, seen = {"a table": _table(case), **_other_ranks(case), **_one_channel(case)}, {}
+    for words, x in inputs.items():
+        _, cache = _forward(impl, case, x, eps=case.number("eps", 0.5, 1))
+        seen[words] = named(cache, "x_hat", "gamma", "invstd")
+    return _each(seen)
+
+
 far = forward.group("accurate when the mean is large (float32, mean 1e4, std about 1)", points=0.5)
 
 
@@ -195,8 +243,11 @@ contract = forward.group("same dtype out, inputs untouched", points=0.5)
 
 @contract.scenario(dtypes=("float32",))
 def forward_keeps_float32(impl, case):
+    y, cache = _forward(impl, case, _table(case))
+    of_table = _dtypes({"y": y, **named(cache, "x_hat", "gamma", "invstd")})
     y, cache = _forward(impl, case, _maps(case))
     dtypes = _dtypes({"y": y, **named(cache, "x_hat", "gamma", "invstd")})
+    dtypes |= {f"{name} of a table": dtype for name, dtype in of_table.items()}
     axes = (0, *range(2, np.ndim(y)))
     # The mean of y is beta whatever the variance was: this group is about the contract, not about the formula.
     mean_of_y = _in_dtype_of(case, {"mean of y": np.mean(y, axis=axes)})
@@ -260,6 +311,12 @@ def parameter_gradients_of_other_ranks(impl, case):
     return _each({words: {name: result[name] for name in ("dgamma", "dbeta")} for words, result in found.items()})
 
 
+@parameters.scenario()
+def parameter_gradients_of_one_channel(impl, case):
+    found = {words: _backward(impl, case, x) for words, x in _one_channel(case).items()}
+    return _each({words: {name: result[name] for name in ("dgamma", "dbeta")} for words, result in found.items()})
+
+
 contract = backward.group("same dtype out, inputs untouched", points=0.5)
 
 
@@ -267,7 +324,8 @@ contract = backward.group("same dtype out, inputs untouched", points=0.5)
 def backward_keeps_float32(impl, case):
     result = _backward(impl, case, _table(case))
     dbeta = _in_dtype_of(case, {"dbeta": result["dbeta"]})
-    return {**dbeta, **_dtypes(result), "inputs changed": case.changed()}
+    of_maps = {f"{name} of maps": dtype for name, dtype in _dtypes(_backward(impl, case, _maps(case))).items()}
+    return {**dbeta, **_dtypes(result), **of_maps, "inputs changed": case.changed()}
 
 
 # --- recover_identity -------------------------------------------------------------------------------------------
@@ -275,10 +333,10 @@ def backward_keeps_float32(impl, case):
 identity = Piece("algorithm.recover_identity", call="recover_identity(mean, var, eps=1e-5) → (gamma, beta)")
 
 
-def _identity(impl, case, scale, **eps):
+def _identity(impl, case, scale, *eps):
     c = case.integer(2, 5)
     mean, var = case.array((c,), std=2.0, name="mean"), case.given(scale * case.uniform(0.5, 4, c), "var")
-    result = named(impl(mean, var=var, **eps), "gamma", "beta")
+    result = named(impl(mean, var, *eps) if eps else impl(mean=mean, var=var), "gamma", "beta")
     return {**result, "inputs changed": case.changed()}
 
 
@@ -287,7 +345,7 @@ undone = identity.group("gamma and beta that undo the normalisation", points=1)
 
 @undone.scenario()
 def identity_with_given_eps(impl, case):
-    return _identity(impl, case, 1.0, eps=case.number("eps", 0.5, 1))
+    return _identity(impl, case, 1.0, case.number("eps", 0.5, 1))
 
 
 @undone.scenario(dtypes=("float32",))

@@ -41,8 +41,12 @@ def _accuracy(impl, case, *, outer):
         "in training afterwards": in_training(model),
         "parameters that need gradients afterwards": trainable(model),
         "gradients are recorded afterwards": torch.is_grad_enabled(),
+        "inputs changed": case.changed(),
         **state(model[0][0]),
     }
+
+
+_ACCURACIES = {"accuracy": 1e-6, "accuracy of some": 1e-6}
 
 
 def _fraction(value):
@@ -52,14 +56,25 @@ def _fraction(value):
     return float(value)
 
 
-@company.scenario(within={"accuracy": 1e-6, "accuracy of some": 1e-6})
+@company.scenario(within=_ACCURACIES)
 def accuracy_of_a_training_model(impl, case):
     return _accuracy(impl, case, outer=True)
 
 
-@company.scenario(within={"accuracy": 1e-6, "accuracy of some": 1e-6})
+@company.scenario(within=_ACCURACIES)
 def accuracy_of_a_model_in_eval(impl, case):
     return _accuracy(impl, case, outer=False)
+
+
+@company.scenario(within=1e-6)
+def accuracy_of_one_sample(impl, case):
+    model = mixed_model(case, 3)
+    x = case.draw((1, 3))
+    x[0, 1] += 9
+    x = case.given_tensor(x, "x")
+    return {
+        f"accuracy where the label is {label}": _fraction(impl(model, x, torch.tensor([label]))) for label in (1, 2)
+    }
 
 
 plain_buffers = Piece("modes.clinic_plain_buffers", call="clinic_plain_buffers(num_features, momentum=0.1)")

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from course_lib.checks.modes_inputs import maps, other_ranks, per_channel, table
+from course_lib.checks.modes_inputs import maps, one_channel, other_ranks, per_channel, table
 from course_lib.checks.piece import Piece, named
 
 # --- batch_norm_eval_backward ---------------------------------------------------------------------------------------
@@ -15,14 +15,14 @@ eval_backward = Piece(
 )
 
 
-def _eval_backward(impl, case, x, variances=(0.5, 4), **eps):
+def _eval_backward(impl, case, x, *by_position, variances=(0.5, 4), **eps):
     c = x.shape[1]
     dy = case.tensor(x.shape, mean=1.0, name="dy")
     x = case.given_tensor(x, "x")
     mean = per_channel(case, c, -3, 3, "running_mean")
     var = per_channel(case, c, *variances, "running_var")
     weight = per_channel(case, c, 0.5, 2, "weight")
-    result = named(impl(dy, x, mean, var, weight, **eps), "dx", "dweight", "dbias")
+    result = named(impl(dy, x, mean, var, weight, *by_position, **eps), "dx", "dweight", "dbias")
     return {**result, "inputs need gradients": any(v.requires_grad for v in (dy, x, mean, var, weight))}
 
 
@@ -31,7 +31,13 @@ line = eval_backward.group("dx: a straight line per channel", points=0.75)
 
 @line.scenario()
 def eval_gradient_of_table(impl, case):
-    return {"dx": _eval_backward(impl, case, table(case), eps=case.number("eps", 0.5, 1))["dx"]}
+    return {"dx": _eval_backward(impl, case, table(case), case.number("eps", 0.5, 1))["dx"]}
+
+
+@line.scenario()
+def eval_gradient_of_one_sample(impl, case):
+    # Constants need no company.
+    return {"dx": _eval_backward(impl, case, table(case)[:1])["dx"]}
 
 
 @line.scenario(dtypes=("float32",))
@@ -69,6 +75,15 @@ def eval_parameter_gradients_of_other_ranks(impl, case):
     return seen
 
 
+@parameters.scenario()
+def eval_parameter_gradients_of_one_channel(impl, case):
+    seen = {}
+    for axes, x in one_channel(case):
+        result = _eval_backward(impl, case, x)
+        seen |= {f"dweight of {axes}": result["dweight"], f"dbias of {axes}": result["dbias"]}
+    return seen
+
+
 untouched = eval_backward.group("inputs untouched", points=0.25)
 
 
@@ -77,6 +92,12 @@ def eval_backward_leaves_inputs_alone(impl, case):
     result = _eval_backward(impl, case, table(case))
     seen = {name: result[name] for name in ("dbias", "inputs need gradients")}
     return {**seen, "inputs changed": case.changed()}
+
+
+@untouched.scenario()
+def eval_backward_leaves_maps_alone(impl, case):
+    result = _eval_backward(impl, case, maps(case))
+    return {"inputs need gradients": result["inputs need gradients"], "inputs changed": case.changed()}
 
 
 # --- BatchNormFunction ----------------------------------------------------------------------------------------------
@@ -163,6 +184,13 @@ def function_of_other_ranks(impl, case):
     return {f"y of {axes}": _Applied(case, x).apply(impl, True) for axes, x in other_ranks(case)}
 
 
+@output.scenario()
+def function_of_few_values(impl, case):
+    # One sample of many values, and as few as can be.
+    seen = {"one sample of maps": maps(case)[:1], "two values": table(case)[:2]}
+    return {f"y of {words}": _Applied(case, x).apply(impl, True) for words, x in seen.items()}
+
+
 through = function.group("gradients in training: the batch's statistics move with x", points=1)
 
 
@@ -172,6 +200,28 @@ def _gradients_of_other_ranks(impl, case, training):
         given = _Applied(case, x)
         y = given.apply(impl, training)
         seen |= {f"{name} of {axes}": value for name, value in {"y": y, **given.gradients(y)}.items()}
+    return seen
+
+
+def _gradients_of_one_channel(impl, case, training):
+    seen = {}
+    for axes, x in one_channel(case):
+        given = _Applied(case, x)
+        gradients = given.gradients(given.apply(impl, training))
+        seen |= {f"{name} of {axes}": value for name, value in gradients.items()}
+    return seen
+
+
+def _gradients_of_two(impl, case, training):
+    """Gradients for two dy at one output, as gradcheck takes them; the second is one column for every channel."""
+    given = _Applied(case, table(case))
+    y = given.apply(impl, training)
+    leaves = {"dx": given.x, "dweight": given.given["weight"], "dbias": given.given["bias"]}
+    second = case.tensor((len(y), 1), name="the second dy").expand_as(y)
+    seen = {}
+    for which, dy in (("first", given.dy), ("second", second)):
+        gradients = torch.autograd.grad(y, list(leaves.values()), dy, retain_graph=True)
+        seen |= {f"{name} for the {which} dy": value for name, value in zip(leaves, gradients, strict=True)}
     return seen
 
 
@@ -208,6 +258,16 @@ def function_gradients_of_some(impl, case):
     return _gradients_of_some(impl, case, True)
 
 
+@through.scenario()
+def function_gradients_of_one_channel(impl, case):
+    return _gradients_of_one_channel(impl, case, True)
+
+
+@through.scenario()
+def function_gradients_of_two(impl, case):
+    return _gradients_of_two(impl, case, True)
+
+
 constant = function.group("y and gradients in eval: the running statistics are constants", points=1)
 
 
@@ -240,6 +300,16 @@ def function_in_eval_of_other_ranks(impl, case):
 @constant.scenario()
 def function_in_eval_of_some(impl, case):
     return _gradients_of_some(impl, case, False)
+
+
+@constant.scenario()
+def function_in_eval_of_one_channel(impl, case):
+    return _gradients_of_one_channel(impl, case, False)
+
+
+@constant.scenario()
+def function_in_eval_of_two(impl, case):
+    return _gradients_of_two(impl, case, False)
 
 
 later = function.group("an eval gradient stays right when the running statistics move before it", points=0.25)

@@ -9,6 +9,7 @@ __all__ = [
     "in_training",
     "maps",
     "mixed_model",
+    "one_channel",
     "other_ranks",
     "per_channel",
     "state",
@@ -41,6 +42,12 @@ def other_ranks(case):
         shape = case.choice(shapes)
         channels = (shape[1],) + (1,) * (len(shape) - 2)
         yield axes, case.draw(shape, case.uniform(-3, 3, channels), case.uniform(1, 3, channels))
+
+
+def one_channel(case):
+    """Pairs of the axes in words and values of them: (N, 1), then (N, 1, H, W)."""
+    for axes, shape in (("(N, 1)", (case.integer(4, 6), 1)), ("(N, 1, H, W)", (2, 1, 3, 2))):
+        yield axes, case.draw(shape, case.uniform(-3, 3), 2.0)
 
 
 def per_channel(case, c, low, high, name, **options):

@@ -86,6 +86,13 @@ class _Normalise(nn.BatchNorm2d):
     """A kind of its own, by derivation."""
 
 
+class _OwnChecks(nn.modules.batchnorm._BatchNorm):
+    """A kind of its own, beside the three and beside Sync."""
+
+    def _check_input_dim(self, x):
+        pass
+
+
 class _BatchNormLike(nn.Identity):
     """Not by its name alone."""
 
@@ -107,6 +114,7 @@ def modes_of_every_kind(impl, case):
         "LazyBatchNorm3d": nn.LazyBatchNorm3d(),
         "the course's BatchNorm": _courses_layer(),
         "a class derived from BatchNorm2d": _Normalise(2),
+        "a class derived from torch's _BatchNorm": _OwnChecks(2),
     }
     other = {
         "InstanceNorm2d": nn.InstanceNorm2d(2),
@@ -296,6 +304,27 @@ def predictions_from_a_generator(impl, case):
     model = mixed_model(case, 4)
     x = case.tensor((case.integer(6, 9), 4), std=2.0)
     return {"y": _as_tensor(impl(model, (batch for batch in x.split(_sizes(case, len(x))))))}
+
+
+class _Shaped(nn.Module):
+    """Outputs of another rank: a number for each sample, or a map."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x):
+        return x.reshape(len(x), *self.shape, -1) if self.shape else x.sum(1)
+
+
+@outputs.scenario()
+def predictions_of_any_rank(impl, case):
+    seen = {}
+    for words, shape in (("numbers", ()), ("maps", (2, 1))):
+        model = mixed_model(case, 4, _Shaped(*shape))
+        x = case.tensor((case.integer(6, 9), 4), std=2.0)
+        seen[f"y of a model that gives {words}"] = _as_tensor(impl(model, list(x.split(_sizes(case, len(x))))))
+    return seen
 
 
 no_graph = prediction.group("no graph is recorded", points=0.25)

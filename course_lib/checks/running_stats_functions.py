@@ -74,6 +74,15 @@ def update_by_two_values(impl, case):
     return _updated(impl, case, case.draw((2, channels(case)), 1.0, 2.0), case.number("momentum", 0.15, 0.4))
 
 
+@moved.scenario(dtypes=SINGLE)
+def update_all_the_way_or_not(impl, case):
+    seen = {}
+    for momentum in (0.0, 1.0):
+        found = _updated(impl, case, table(case, channels(case)), momentum)
+        seen |= {f"{name} with momentum {momentum:.0f}": buffer for name, buffer in found.items()}
+    return seen
+
+
 ranks = update.group("sequences and volumes as well", points=0.25)
 
 
@@ -110,6 +119,7 @@ def update_by_output_of_a_network(impl, case):
         "running_mean": mean,
         "buffers with autograd history": flagged(running_mean=mean.requires_grad, running_var=var.requires_grad),
         "returned": "None" if result is None else type(result).__name__,
+        "gradients are recorded afterwards": torch.is_grad_enabled(),
         "inputs changed": case.changed(),
     }
 
@@ -131,6 +141,15 @@ def update_by_half_input(impl, case):
         x = case.draw((case.integer(60, 80), 16), case.uniform(25, 35, 16), 2.0)
         for name, buffer in _updated(impl, case, x, dtype=dtype).items():
             seen |= {f"{name} after {dtype}": buffer, f"dtype of {name} after {dtype}": dtype_as(buffer, case)}
+    return seen
+
+
+@half.scenario(dtypes=SINGLE, within={f"running_mean after {half} maps": 2e-4 for half in HALVES}, rounding=True)
+def update_by_half_maps(impl, case):
+    seen = {}
+    for dtype in HALVES:
+        x = case.draw((4, 16, 4, case.integer(4, 5)), case.uniform(25, 35, (16, 1, 1)), 2.0)
+        seen[f"running_mean after {dtype} maps"] = _updated(impl, case, x, dtype=dtype)["running_mean"]
     return seen
 
 
@@ -157,6 +176,13 @@ def average_after_steps(impl, case):
         momentum = case.number("momentum", 0.1, 0.3)
         seen[f"ema_after({initial}, {value}, {momentum}, {steps})"] = _float(impl(initial, value, momentum, steps))
     return seen
+
+
+@stands.scenario(within=1e-4)
+def average_after_many_steps(impl, case):
+    initial, value, momentum = case.number("initial", -9, -6), case.number("value", 3, 6), case.choice((0.01, 0.02))
+    steps = case.integer(60, 90)
+    return {f"ema_after({initial}, {value}, {momentum}, {steps})": _float(impl(initial, value, momentum, steps))}
 
 
 extremes = ema.group("no step at all, and a memory that forgets everything: a Python float", points=0.25)
@@ -198,6 +224,16 @@ def steps_rounded_up(impl, case):
     return {name: _float(k) for name, k in asked.items()}
 
 
+@smallest.scenario(within=1e-6)
+def few_steps(impl, case):
+    # So large a momentum that log(1 − momentum) is far from −momentum.
+    momentum, seen = case.number("momentum", 0.5, 0.7), {}
+    for k in (1, case.integer(2, 3)):
+        fraction = (1 - momentum) ** (k - 0.5)
+        seen[f"steps_to_forget({momentum}, {fraction!r})"] = _float(impl(momentum, fraction))
+    return seen
+
+
 edges = forget.group("an int; momentum 1 forgets at once", points=0.25)
 
 
@@ -233,7 +269,7 @@ known = momenta.group("PyTorch's own, a Python float, and unknown conventions re
 def momentum_of_torch(impl, case):
     own = [case.number(f"torch momentum {i}", 0.05, 0.4) for i in range(3)]
     seen = {"torch": np.array([_float(impl(momentum=momentum, convention="torch")) for momentum in own])}
-    others = ("jax", "caffe", "tensorflow", "mxnet", "paddle")
+    others = ("jax", "caffe", "tensorflow", "mxnet", "paddle", "")
     seen |= {f"error for {other!r}": raised(impl, own[0], other) for other in others}
     return {**seen, "a Python float": all(isinstance(impl(own[0], name), float) for name in ("torch", "keras"))}
 
@@ -270,6 +306,11 @@ def population_of_a_table(impl, case):
 @single.scenario(dtypes=SINGLE, within=1e-4)
 def population_of_maps(impl, case):
     return _population(impl, [case.given_tensor(maps(case, channels(case)), "batch 0")])
+
+
+@single.scenario(dtypes=SINGLE, within=1e-4)
+def population_of_one_channel(impl, case):
+    return _population(impl, [case.tensor((case.integer(3, 5), 1, 2), case.uniform(-2, 2), 2.0, name="batch 0")])
 
 
 splits = population.group("the same for every split", points=1)
@@ -331,3 +372,11 @@ def population_far_from_zero(impl, case):
     batches = [case.given_tensor(values, f"batch {i}") for i in range(2)]
     result = named(impl(batches), "mean", "var", "n")
     return {"mean": _wide(result["mean"]), "var": _wide(result["var"])}
+
+
+@far.scenario(within={"mean": 1e-6, "var, as shares of its sum": 1e-6}, rounding=True)
+def population_of_float64_far_from_zero(impl, case):
+    # Few values, so far from zero that rounding them to float32 shows.
+    x = case.tensor((case.integer(6, 8), 16), 3e4 * case.uniform(0.9, 1.1, 16), name="batch 0")
+    result = named(impl([x]), "mean", "var", "n")
+    return {"mean": _wide(result["mean"]), "var, as shares of its sum": shares(_wide(result["var"]))}

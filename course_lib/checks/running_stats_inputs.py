@@ -51,9 +51,10 @@ def volumes(case, c):
 
 
 def far_values(case, shape):
-    """Three channels with means around 1e4 and standard deviations around 1."""
+    """Three channels with means around 1e4 in size, of both signs, and standard deviations around 1."""
     wide = (3,) + (1,) * (len(shape) - 2)
-    return case.draw(shape, 1e4 * case.uniform(0.9, 1.1, wide), np.reshape(FAR_STD, wide))
+    signs = np.reshape([1, -1, case.choice((1, -1))], wide)
+    return case.draw(shape, 1e4 * signs * case.uniform(0.9, 1.1, wide), np.reshape(FAR_STD, wide))
 
 
 def channels(case):

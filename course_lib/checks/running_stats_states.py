@@ -6,8 +6,19 @@ import torch
 from torch import nn
 
 from course_lib.checks.piece import raised
-from course_lib.checks.running_stats_inputs import FAR, SINGLE, channels, far_values, flagged, maps, plain_dtype, table
+from course_lib.checks.running_stats_inputs import (
+    FAR,
+    HALVES,
+    SINGLE,
+    channels,
+    far_values,
+    flagged,
+    maps,
+    plain_dtype,
+    table,
+)
 from course_lib.checks.running_stats_layer import (
+    KEPT,
     LEARNED,
     MODES,
     REMEMBERED,
@@ -29,6 +40,17 @@ def state_of_a_new_layer(impl, case):
     first = {f"first {name}": state.get(name) for name in (*LEARNED, *REMEMBERED)}
     as_text = "none" if counter is None else f"{plain_dtype(counter)} {tuple(counter.shape)}: {counter.tolist()}"
     return {"keys": ", ".join(sorted(state)), "num_batches_tracked": as_text, **first, **own_names(made)}
+
+
+@states.scenario(dtypes=SINGLE)
+def keys_of_other_layers(impl, case):
+    c = channels(case)
+    seen = {}
+    # What is left out is another group's business: here it is what stays.
+    for name, staying in (("affine", KEPT), ("track_running_stats", LEARNED)):
+        keys = sorted(key for key in impl(c, **{name: False}).state_dict() if key in staying)
+        seen[f"keys with {name}=False"] = ", ".join(keys)
+    return seen
 
 
 def _drawn_state(case, c):
@@ -70,6 +92,7 @@ def state_from_before_the_counter(impl, case):
     for told, old in (("version 1", state), ("no version", dict(state))):
         made = impl(c).to(case.as_torch("float32"))
         seen[f"loading a dict of {told} without the counter"] = raised(nn.Sequential(made).load_state_dict, old)
+        seen[f"counter after a dict of {told} without it"] = int(made.num_batches_tracked)
     learned = {f"0.{name}": state[f"0.{name}"] for name in LEARNED}
     without = nn.Sequential(impl(c, track_running_stats=False).to(case.as_torch("float32")))
     told = impl(c).to(case.as_torch("float32"))
@@ -86,10 +109,18 @@ edges = layer.group("one value per channel, no value, another number of channels
 def layer_on_one_value(impl, case):
     c = channels(case)
     seen = {}
-    for words, options in (("", {}), (" without running statistics", {"track_running_stats": False})):
-        for shape in ((1, c), (1, c, 1), (1, c, 1, 1)):
+    for words, options in (
+        ("", {}),
+        (" without running statistics", {"track_running_stats": False}),
+        (" without weight and bias", {"affine": False}),
+        (" with momentum=None", {"momentum": None}),
+    ):
+        for shape in ((1, c), (1, c, 1), (1, c, 1, 1), (1, c, 1, 1, 1)):
             made = drawn_layer(impl, case, c, names=(), **options)
             seen[f"error for an input of shape {shape}{words}"] = raised(made, case.tensor(shape))
+    made = drawn_layer(impl, case, c, names=())
+    for half in HALVES:
+        seen[f"error for one value per channel of {half}"] = raised(made, case.tensor((1, c), dtype=half))
     return seen
 
 
@@ -127,6 +158,20 @@ def layer_on_empty_batch(impl, case):
             seen[f"changed by {words}"] = flagged(**moved)
         if momentum:
             seen["running_mean"] = made.running_mean.clone()
+    return seen
+
+
+@edges.scenario(dtypes=SINGLE)
+def other_layers_on_empty_batch(impl, case):
+    c, seen = channels(case), {}
+    for words, options, modes in (
+        ("affine=False", {"affine": False}, MODES),
+        ("track_running_stats=False", {"track_running_stats": False}, ["training"]),
+    ):
+        made = drawn_layer(impl, case, c, names=(), **options)
+        empty = torch.zeros((0, c, 3, 4), dtype=case.torch_dtype)
+        for mode in modes:
+            seen[f"y of an empty batch in {mode}, {words}"] = str(tuple(made.train(MODES[mode])(empty).shape))
     return seen
 
 

@@ -13,6 +13,7 @@ from course_lib.checks.running_stats_inputs import (
     maps,
     plain_dtype,
     sequences,
+    shares,
     table,
     volumes,
 )
@@ -21,6 +22,7 @@ from course_lib.checks.running_stats_layer import (
     KEPT,
     LEARNED,
     MODES,
+    REMEMBERED,
     drawn_layer,
     eval_far_from_eps,
     filled,
@@ -122,10 +124,13 @@ def _close(one, other):
 halves = layer.group("float16 and bfloat16 in and out, float32 statistics; dtype= and .to()", points=0.75)
 
 
-_MEANS_OF_HALVES = {f"running_mean after {half}": 2e-4 for half in HALVES}
+# What bfloat16 rounds off a share of one in sixteen is up to 2e-4, and never less than some 1e-4 in one of them.
+_OF_HALVES = {f"running_mean after {half}": 2e-4 for half in HALVES} | {
+    "what came into running_var after bfloat16, as shares of its sum": 2e-5
+}
 
 
-@halves.scenario(dtypes=SINGLE, within=_MEANS_OF_HALVES, rounding=True)
+@halves.scenario(dtypes=SINGLE, within=_OF_HALVES, rounding=True)
 def half_input_of_a_single_layer(impl, case):
     # Around 30, half precision is good for two digits after the point at best: 16 channels, so that one shows it.
     seen = {}
@@ -133,12 +138,45 @@ def half_input_of_a_single_layer(impl, case):
         made = drawn_layer(impl, case, 16, momentum=0.5)
         values = case.draw((case.integer(60, 80), 16), case.uniform(25, 35, 16), 2.0)
         x = case.given_tensor(values, "x", dtype=half)
+        before = made.running_var.clone()
         y = made(x)
+        came = shares(made.running_var.double() - 0.5 * before.double())
+        if half == "bfloat16":  # where rounding the variance shows most
+            seen[f"what came into running_var after {half}, as shares of its sum"] = came
         seen |= {
             f"running_mean after {half}": made.running_mean.clone(),
             f"y of {half}": f"{dtype_as(y, case, half)} in training, {dtype_as(made.eval()(x), case, half)} in eval",
             f"running statistics after {half}": ", ".join(dtype_as(v, case) for v in state_of(made).values()),
         }
+    return seen
+
+
+_OTHER_HALVES = {"maps": ((4, 16, 4, 5), {}), "affine=False": ((70, 16), {"affine": False})}
+
+
+@halves.scenario(
+    dtypes=SINGLE,
+    within={f"{words}: running_mean after {half}": 2e-4 for words in _OTHER_HALVES for half in HALVES},
+    rounding=True,
+)
+def half_input_of_other_layers(impl, case):
+    seen = {}
+    for words, (shape, options) in _OTHER_HALVES.items():
+        for half in HALVES:
+            made = drawn_layer(impl, case, 16, names=REMEMBERED, momentum=0.5, **options)
+            wide = (16,) + (1,) * (len(shape) - 2)
+            x = case.given_tensor(case.draw(shape, case.uniform(25, 35, wide), 2.0), "x", dtype=half)
+            y = made(x)
+            seen |= {
+                f"{words}: running_mean after {half}": made.running_mean.clone(),
+                f"{words}: y of {half}": dtype_as(y, case, half),
+            }
+    made = impl(3, track_running_stats=False).to(case.as_torch("float32"))
+    for half in HALVES:
+        y = made(case.tensor((4, 3), dtype=half))
+        seen[f"track_running_stats=False: y of {half}"] = dtype_as(y, case, half)
+        y = made(torch.zeros((0, 3), dtype=case.as_torch(half)))
+        seen[f"y of an empty batch of {half}"] = dtype_as(y, case, half)
     return seen
 
 
@@ -222,6 +260,21 @@ def layer_on_channels_last(impl, case):
     in_eval, y = eval_far_from_eps(made, x), made(x)
     layouts = {"layout in training": _layout_of(y), "layout in eval": _layout_of(in_eval)}
     return {**layouts, "y, brought to spread 1": standardised(y), "mean of y": mean_of(y), "y in eval": in_eval}
+
+
+@layout.scenario(dtypes=SINGLE)
+def other_layers_on_channels_last(impl, case):
+    c, seen = channels(case), {}
+    for words, dtype, options, modes in (
+        ("bfloat16", "bfloat16", {}, MODES),
+        ("affine=False", "float32", {"affine": False}, MODES),
+        ("track_running_stats=False", "float32", {"track_running_stats": False}, ["training"]),
+    ):
+        made = drawn_layer(impl, case, c, names=(), **options)
+        x = case.given_tensor(maps(case, c), "x", dtype=dtype).contiguous(memory_format=torch.channels_last)
+        for mode in modes:
+            seen[f"layout in {mode}, {words}"] = _layout_of(made.train(MODES[mode])(x))
+    return seen
 
 
 def _layout_of(y):

@@ -78,6 +78,11 @@ MISCONCEPTIONS = [
         AXES, "keepdims=True, handy for broadcasting, left in the result",
     ),
     _stats(
+        "squeezed", _RESULT, "return (pivot + offset).squeeze(), var.squeeze()",
+        "With one channel the results have no axis left: squeeze takes every axis of length 1, the channels' own too.",
+        AXES, "keepdims=True for broadcasting, then .squeeze() without an axis",
+    ),
+    _stats(
         "one_pass_variance", _VAR, "np.square(rows).mean(axis=1) - np.square(rows.mean(axis=1))",
         "The mean of the squares minus the square of the mean: two huge numbers whose difference is all rounding.",
         LARGE, "one-pass loops, and E[x²] − E[x]² from the textbook",

@@ -10,6 +10,11 @@ from tests.checks.every_topic import *  # noqa: F403  the tests
 from tests.right_answers.algorithm import RIGHT
 
 TOPIC = "algorithm"
+# Where edits of the reference break a clause.
+_RESULT = "return (pivot + offset)[:, 0], var"
+_VAR = "np.square(shifted - offset).mean(axis=1)"
+_CACHE = "return y, (x_hat, gamma, invstd)"
+_GRADIENTS = "return dx, dgamma, dbeta"
 CLAUSES = [
     ("batch_stats", "mean and variance of every channel", "stats_of_table: mean", "values_swapped"),
     ("batch_stats", "biased variance", "stats_of_table: var", "unbiased_variance"),
@@ -22,11 +27,45 @@ CLAUSES = [
     ),
     ("batch_stats", "over the samples too", "stats_of_other_ranks", "per_sample"),
     ("batch_stats", "shape (C,)", "stats_of_maps: mean", "axes_kept"),
+    ("batch_stats", "shape (C,) of one channel too", "stats_of_one_channel: mean of one column", "squeezed"),
     ("batch_stats", "n counts values, not samples", "stats_of_one_image", "batch_of_one_refused"),
     ("batch_stats", "two values per channel are enough", "stats_of_two_values", [("shape[1] < 2", "shape[1] < 3")]),
     ("batch_stats", "accurate when the mean is large", "stats_far_from_zero: var", "one_pass_variance"),
     ("batch_stats", "accurate when the mean is large, maps", "stats_of_maps_far_from_zero: var", "one_pass_variance"),
+    (
+        "batch_stats",
+        "accurate when the mean is large, any rank",
+        "stats_of_other_ranks_far_from_zero: var of volumes",
+        "one_pass_variance",
+    ),
+    (
+        "batch_stats",
+        "accurate when |mean| is large: below zero as well",
+        "stats_far_from_zero: var",
+        [(_VAR, f"np.where(pivot[:, 0] > 0, {_VAR}, (rows**2).mean(1) - rows.mean(1) ** 2)")],
+    ),
+    *(
+        (
+            "batch_stats",
+            f"the mean when it is large, {where}",
+            f"{where}",
+            [(_RESULT, "return (pivot + offset)[:, 0] * x.dtype.type(0.999), var")],
+        )
+        for where in ("stats_of_other_ranks_far_from_zero: mean of sequences", "stats_far_from_zero: mean")
+    ),
     ("batch_stats", "same dtype out", "stats_keep_float32: dtype of var", "float64_returned"),
+    (
+        "batch_stats",
+        "same dtype out, maps",
+        "stats_keep_float32_of_maps: dtype of mean",
+        [(_RESULT, "return (pivot + offset)[:, 0].astype(x.dtype if x.ndim == 2 else float), var")],
+    ),
+    (
+        "batch_stats",
+        "maps stay",
+        "stats_keep_float32_of_maps: inputs changed",
+        [(_RESULT, "if x.ndim == 4:\n        x -= pivot[0]\n    return (pivot + offset)[:, 0], var")],
+    ),
     ("batch_stats", "the input stays", "stats_keep_float32: inputs changed", "input_centred_in_place"),
     ("batch_stats", "fewer than 2 values per channel", "stats_need_two_values", "single_value_accepted"),
     (
@@ -35,10 +74,38 @@ CLAUSES = [
         "stats_need_two_values: error for an input of shape (0, 3)",
         [("if rows.shape[1] < 2", "if rows.shape[1] == 1")],
     ),
+    *(
+        (
+            "batch_stats",
+            f"fewer than 2 values per channel: {words}",
+            f"stats_need_two_values: error for an input of shape {shape}",
+            [("if rows.shape[1] < 2", f"if rows.shape[1] < 2 and not ({but})")],
+        )
+        for words, shape, but in (
+            ("one voxel", (1, 3, 1, 1, 1), "x.ndim == 5"),
+            ("no map", (0, 3, 3, 2), "x.ndim == 4"),
+            ("samples without a position", (4, 3, 0), "len(x) > 1"),
+        )
+    ),
     ("batch_norm_forward", "y = gamma x_hat + beta", "forward_of_table: y", "unbiased_variance"),
+    (
+        "batch_norm_forward",
+        "gamma comes before beta, and eps is the fourth",
+        "forward_of_table: y",
+        [("x, gamma, beta, eps=1e-5", "x, beta, gamma, eps=1e-5")],
+    ),
     ("batch_norm_forward", "eps inside the root", "forward_of_maps: y", "eps_outside_root"),
     ("batch_norm_forward", "eps is 1e-5 by default", "forward_with_default_eps", [("eps=1e-5", "eps=1e-3")]),
     ("batch_norm_forward", "the cache", "forward_cache", "variance_cached"),
+    *(
+        ("batch_norm_forward", f"the cache of {words}", f"forward_cache_at_other_ranks: {what}", [(_CACHE, made)])
+        for words, what, made in (
+            ("a table", "x_hat of a table", "return y, (x_hat if x.ndim > 2 else y, gamma, invstd)"),
+            ("a table: invstd of shape (C,)", "invstd of a table", "return y, (x_hat, gamma, invstd.reshape(1, -1))"),
+            ("one channel: invstd of shape (C,)", "invstd of one column", "return y, (x_hat, gamma, invstd.squeeze())"),
+            ("a volume: gamma", "gamma of volumes", "return y, (x_hat, gamma + (x.ndim == 5), invstd)"),
+        )
+    ),
     (
         "batch_norm_forward",
         "gamma in it as given",
@@ -54,6 +121,18 @@ CLAUSES = [
     ),
     ("batch_norm_forward", "accurate when the mean is large", "forward_far_from_zero", "one_pass_variance"),
     ("batch_norm_forward", "same dtype out", "forward_keeps_float32: dtype of y", "float64_returned"),
+    (
+        "batch_norm_forward",
+        "same dtype out, a table",
+        "forward_keeps_float32: dtype of y of a table",
+        [(_CACHE, "return y.astype(x.dtype if x.ndim > 2 else float), (x_hat, gamma, invstd)")],
+    ),
+    (
+        "batch_norm_forward",
+        "a table stays",
+        "forward_keeps_float32: inputs changed",
+        [(_CACHE, "x *= 2 if x.ndim == 2 else 1\n    return y, (x_hat, gamma, invstd)")],
+    ),
     ("batch_norm_backward", "dx, both coupling terms", "backward_of_table: dx", "no_mean_term"),
     ("batch_norm_backward", "dx of maps", "backward_of_maps", "no_variance_term"),
     ("batch_norm_backward", "any rank", "backward_of_other_ranks", "no_variance_term"),
@@ -72,10 +151,40 @@ CLAUSES = [
         "backward_keeps_float32: inputs changed",
         [("    n = dy.size // channels\n", "    n = dy.size // channels\n    dy *= 1.5\n")],
     ),
-    ("batch_norm_backward", "same dtype out", "backward_keeps_float32", "float64_returned"),
+    (
+        "batch_norm_backward",
+        "dgamma of shape (C,) of one channel too",
+        "parameter_gradients_of_one_channel: dgamma of maps of one channel",
+        [(_GRADIENTS, "return dx, dgamma.squeeze(), dbeta")],
+    ),
+    ("batch_norm_backward", "same dtype out", "backward_keeps_float32: dtype of dx", "float64_returned"),
+    (
+        "batch_norm_backward",
+        "same dtype out, maps",
+        "backward_keeps_float32: dtype of dx of maps",
+        [(_GRADIENTS, "return dx.astype(dy.dtype if dy.ndim == 2 else float), dgamma, dbeta")],
+    ),
+    (
+        "batch_norm_backward",
+        "the cache of maps stays",
+        "backward_keeps_float32: inputs changed",
+        [(_GRADIENTS, "cache[0][:] *= 2 if dy.ndim == 4 else 1\n    return dx, dgamma, dbeta")],
+    ),
     ("recover_identity", "undoes the division", "identity_with_given_eps: gamma", "eps_forgotten"),
     ("recover_identity", "undoes the subtraction", "identity_with_given_eps: beta", "negative_shift"),
     ("recover_identity", "the statistics stay", "identity_with_given_eps: inputs changed", "variance_overwritten"),
+    (
+        "recover_identity",
+        "eps is the third",
+        "identity_with_given_eps",
+        [("recover_identity(mean, var, eps=1e-5)", "recover_identity(mean, var, *, eps=1e-5)")],
+    ),
+    (
+        "recover_identity",
+        "the variance is named var",
+        "identity_with_default_eps",
+        [("recover_identity(mean, var, eps=1e-5):", "recover_identity(mean, variance, eps=1e-5):\n    var = variance")],
+    ),
     ("recover_identity", "with the default eps", "identity_with_default_eps: gamma", "eps_forgotten"),
 ]
 

@@ -76,7 +76,7 @@ def test_the_answer_is_for_the_graders_seed(answered):
 
 def test_the_answer_does_not_hold_what_is_right(answered, monkeypatch):
     monkeypatch.setenv(GRADING_SEED, "5")
-    wrong = check(PIECES[0], lambda x: (x.mean(), x.var()))._repr_mimebundle_()[OBSERVATIONS]
+    wrong = check(PIECES[0], lambda x: (x.mean() + 1, x.var() + 1))._repr_mimebundle_()[OBSERVATIONS]
     arrays = [
         v["array"] for e in answered[OBSERVATIONS]["scenarios"].values() for v in e["seen"].values() if "array" in v
     ]

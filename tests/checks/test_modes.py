@@ -66,6 +66,23 @@ CLAUSES = [
     ("batch_norm_eval_backward", "eps inside the root", "eval_gradient_of_table: dx", "eps_outside_root"),
     (
         "batch_norm_eval_backward",
+        "eps is the sixth argument",
+        "eval_gradient_of_table: dx",
+        [("    weight: torch.Tensor,\n", "    weight: torch.Tensor,\n    *,\n")],
+    ),
+    ("batch_norm_eval_backward", "one sample", "eval_gradient_of_one_sample: dx", "batch_coupled"),
+    *(
+        (
+            "batch_norm_eval_backward",
+            f"{name} of shape (C,) of one channel too, {axes}",
+            f"eval_parameter_gradients_of_one_channel: {name} of {axes}",
+            [(f"{name}.to(weight.dtype)", f"{name}.to(weight.dtype).squeeze()")],
+        )
+        for name in ("dweight", "dbias")
+        for axes in ("(N, 1)", "(N, 1, H, W)")
+    ),
+    (
+        "batch_norm_eval_backward",
         "eps is 1e-5 by default",
         "eval_gradient_with_default_eps",
         [("eps: float = 1e-5", "eps: float = 1e-3")],
@@ -127,7 +144,89 @@ CLAUSES = [
         "eval_backward_leaves_inputs_alone: inputs need gradients",
         [("    x_hat = (x.to(dtype)", "    x.requires_grad_()\n    x_hat = (x.to(dtype)")],
     ),
+    (
+        "batch_norm_eval_backward",
+        "maps stay",
+        "eval_backward_leaves_maps_alone: inputs changed",
+        [("dy = dy.to(dtype)", "dy = dy.to(dtype) if x.dim() == 2 else dy.to(dtype).mul_(2)")],
+    ),
+    (
+        "batch_norm_eval_backward",
+        "maps need no more gradients than before",
+        "eval_backward_leaves_maps_alone: inputs need gradients",
+        [("    x_hat = (x.to(dtype)", "    x.requires_grad_()\n    x_hat = (x.to(dtype)")],
+    ),
     ("BatchNormFunction", "forward in training", "function_of_table: y", "unbiased_normalises"),
+    (
+        "BatchNormFunction",
+        "one sample of maps in training",
+        "function_of_few_values: y of one sample of maps",
+        [("if n == 1:", "if len(x) == 1:")],
+    ),
+    (
+        "BatchNormFunction",
+        "two values are enough",
+        "function_of_few_values: y of two values",
+        [("if n == 1:", "if n <= 2:")],
+    ),
+    *(
+        (
+            "BatchNormFunction",
+            f"y of {words} by the biased variance",
+            f"function_of_few_values: y of {words}",
+            "unbiased_normalises",
+        )
+        for words in ("one sample of maps", "two values")
+    ),
+    *(
+        (
+            "BatchNormFunction",
+            f"{name} of one channel, {axes}, {mode}",
+            f"{scenario}: {name} of {axes}",
+            [(old, new)],
+        )
+        for scenario, mode in (
+            ("function_gradients_of_one_channel", "training"),
+            ("function_in_eval_of_one_channel", "eval"),
+        )
+        for axes in ("(N, 1)", "(N, 1, H, W)")
+        for name, old, new in (
+            ("dx", "dx = dx * scale.view(per_channel)", "dx = dx * scale.view(per_channel) * (1 + (len(scale) == 1))"),
+            ("dweight", "dweight = (wide * x_hat).sum(axes)", "dweight = (wide * x_hat).sum(axes).squeeze()"),
+            ("dbias", "dbias = wide.sum(axes)", "dbias = wide.sum(axes).squeeze()"),
+        )
+    ),
+    *(
+        ("BatchNormFunction", f"gradcheck in {mode}: {words}", f"{scenario}: {where}", changes)
+        for scenario, mode in (("function_gradients_of_two", "training"), ("function_in_eval_of_two", "eval"))
+        for words, where, changes in (
+            (
+                "a second backward finds all that the first did",
+                "dweight for the second dy",
+                [
+                    ("ctx.save_for_backward(x_hat, invstd, weight)", "ctx.kept = x_hat.clone(), invstd, weight"),
+                    (_TAKEN, "x_hat, invstd, weight = ctx.kept"),
+                    ("        # Autograd casts", "        x_hat.mul_(2)\n        # Autograd casts"),
+                ],
+            ),
+            (
+                "a second backward is possible",
+                "dx for the second dy",
+                [
+                    ("ctx.save_for_backward(x_hat, invstd, weight)", "ctx.kept = x_hat, invstd, weight"),
+                    (_TAKEN, "x_hat, invstd, weight = ctx.kept\n        del ctx.kept"),
+                ],
+            ),
+            (
+                "a dy that is one column for all channels",
+                "dbias for the second dy",
+                [(_TAKEN, f"dy = dy.view(-1).view(dy.shape)\n        {_TAKEN}")],
+            ),
+            ("dx for the first of two", "dx for the first dy", "no_root"),
+            ("dweight for the first of two", "dweight for the first dy", "parameter_gradients_swapped"),
+            ("dbias for the first of two", "dbias for the first dy", "parameter_gradients_averaged"),
+        )
+    ),
     ("BatchNormFunction", "eps inside the root", "function_of_maps: y", "eps_outside_root"),
     ("BatchNormFunction", "the input stays", "function_of_maps: inputs changed", "input_overwritten"),
     ("BatchNormFunction", "any rank", "function_of_other_ranks", "no_root"),
@@ -396,6 +495,19 @@ CLAUSES = [
     ("bn_modes", "every kind, Sync", "modes_of_every_kind: SyncBatchNorm", "three_kinds"),
     ("bn_modes", "every kind, Lazy", "modes_of_every_kind: LazyBatchNorm2d", "three_kinds"),
     ("bn_modes", "every kind, course_lib's", "modes_of_every_kind: the course's BatchNorm", "torchs_only"),
+    (
+        "bn_modes",
+        "every kind, listed by nobody",
+        "modes_of_every_kind: a class derived from torch's _BatchNorm",
+        [
+            (
+                "is_batchnorm(module)",
+                "is_batchnorm(module) and (not isinstance(module, nn.modules.batchnorm._BatchNorm) or isinstance("
+                "module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, "
+                "nn.modules.batchnorm._LazyNormBase)))",
+            )
+        ],
+    ),
     ("bn_modes", "no other layer", "modes_of_every_kind: InstanceNorm2d", "every_norm"),
     ("bn_modes", "a model without → {}", "modes_of_special_models: of a model without such layers", "all_modules"),
     ("bn_modes", "the model itself", "modes_of_special_models: of a layer alone", "without_the_model"),
@@ -562,6 +674,18 @@ CLAUSES = [
         ],
     ),
     ("predict", "all batches", f"predictions: y of {_MIXED[0]}", "last_batch_only"),
+    (
+        "predict",
+        "outputs of one number a sample",
+        "predictions_of_any_rank: y of a model that gives numbers",
+        [("torch.cat(outputs)", "torch.vstack(outputs)")],
+    ),
+    (
+        "predict",
+        "outputs that are maps",
+        "predictions_of_any_rank: y of a model that gives maps",
+        [("torch.cat(outputs)", "torch.cat([y.flatten(1) if y.dim() > 2 else y for y in outputs])")],
+    ),
     ("predict", "any iterable", "predictions_from_a_generator", "lists_only"),
     ("predict", "no grad", "predictions_without_graph: y needs gradients", "graph_recorded"),
     (
@@ -643,6 +767,18 @@ CLAUSES = [
         for error in ("KeyError", "OSError", "KeyboardInterrupt")
     ),
     ("clinic_no_eval", "no eval", "accuracy_of_a_training_model", "batch_decides"),
+    *(
+        (
+            "clinic_no_eval",
+            f"one sample is enough, {label}",
+            f"accuracy_of_one_sample: accuracy where the label is {label}",
+            mistake,
+        )
+        for label, mistake in (
+            (1, [("== labels)", "!= labels)")]),
+            (2, [("model(x).argmax(1)", "model(x).squeeze().argmax(1)")]),
+        )
+    ),
     ("clinic_no_eval", "the model leaves as it came", "accuracy_of_a_model_in_eval", "train_afterwards"),
     *(
         ("clinic_no_eval", f"statistics stay, {scenario}", f"{scenario}: {name} afterwards", "batch_decides")
@@ -653,6 +789,7 @@ CLAUSES = [
         ("clinic_no_eval", f"{words}, {scenario}", f"{scenario}: {where}", [(_EVALUATED, f"{line}\n    {_EVALUATED}")])
         for scenario in ("accuracy_of_a_training_model", "accuracy_of_a_model_in_eval")
         for words, where, line in (
+            ("x stays", "inputs changed", "x[0] += 1"),
             ("no parameter is frozen", "parameters that need gradients afterwards", "model.requires_grad_(False)"),
             ("gradients are recorded again", "gradients are recorded afterwards", "torch.set_grad_enabled(False)"),
         )

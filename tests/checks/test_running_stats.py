@@ -98,14 +98,64 @@ CLAUSES = [
         "update_far_from_zero: running_mean",
         [("mean = (pivot + offset).flatten()", "mean = (pivot + offset).flatten().bfloat16().to(wide.dtype)")],
     ),
+    *(
+        (
+            "update_running_stats",
+            f"momentum {momentum}",
+            f"update_all_the_way_or_not: {name} with momentum {momentum}",
+            [("with torch.no_grad():", f"momentum = {wrong}\n    with torch.no_grad():")],
+        )
+        for name in ("running_mean", "running_var")
+        for momentum, wrong in ((0, "momentum or 0.1"), (1, "min(momentum, 0.99)"))
+    ),
+    (
+        "update_running_stats",
+        "gradients are recorded afterwards",
+        "update_by_output_of_a_network: gradients are recorded afterwards",
+        [("with torch.no_grad():", "torch.set_grad_enabled(False)\n    if True:")],
+    ),
+    *(
+        (
+            "update_running_stats",
+            f"float32 statistics of {half} maps",
+            f"update_by_half_maps: running_mean after {half} maps",
+            [("wide = x.to(", "wide = x if x.dim() == 4 else x.to(")],
+        )
+        for half in ("float16", "bfloat16")
+    ),
+    (
+        "update_running_stats",
+        "accurate when |mean| is large: below zero as well",
+        "update_far_from_zero: running_var",
+        [
+            (
+                _VAR_IN,
+                _VAR_IN.replace(
+                    "* var", "* torch.where(mean > 0, var, wide.square().mean(axes) - wide.mean(axes) ** 2)"
+                ),
+            )
+        ],
+    ),
     ("update_running_stats", "accurate when the mean is large", "update_far_from_zero", "one_pass_variance"),
     ("ema_after", "where the average stands", "average_after_steps", "linear"),
+    (
+        "ema_after",
+        "after however many steps",
+        "average_after_many_steps",
+        [("return float(", "steps = min(steps, 50)\n    return float(")],
+    ),
     ("ema_after", "from any start", "average_after_steps", "start_forgotten"),
     ("ema_after", "after no step", "average_at_extremes: after 0 steps", "one_step_too_many"),
     ("ema_after", "with momentum 1", "average_at_extremes: after 2 steps with momentum 1", "momentum_on_the_old"),
     ("ema_after", "a float", "average_at_extremes: a Python float", "tensor_returned"),
     ("steps_to_forget", "no more than the fraction is left", "steps_rounded_up", "rounded_down"),
     ("steps_to_forget", "the smallest number of steps", "steps_rounded_up", "one_step_more"),
+    (
+        "steps_to_forget",
+        "with a large momentum",
+        "few_steps",
+        [("math.log1p(-momentum)", "-min(-math.log1p(-momentum), momentum + 0.1)")],
+    ),
     ("steps_to_forget", "with momentum 1", "steps_at_the_edge", "no_special_case"),
     ("steps_to_forget", "an int", "steps_at_the_edge: an int", "float_returned"),
     ("torch_momentum", "Keras", "momentum_of_other_libraries: keras", "not_translated"),
@@ -119,6 +169,12 @@ CLAUSES = [
         [("float(1 - momentum)", "torch.tensor(1 - momentum)")],
     ),
     ("torch_momentum", "other conventions are refused", "momentum_of_torch", "unknown_accepted"),
+    (
+        "torch_momentum",
+        "one whole name is asked for",
+        "momentum_of_torch: error for ''",
+        [('in ("keras", "flax", "onnx")', 'in "keras, flax, onnx"')],
+    ),
     ("torch_momentum", "with a ValueError", "momentum_of_torch", "key_error"),
     ("population_stats", "the unbiased variance", "population_of_a_table: var", "biased_variance"),
     (
@@ -134,6 +190,44 @@ CLAUSES = [
         [("m2 / (n - 1), n", "m2 / (n - 1), n - 1")],
     ),
     ("population_stats", "n counts values per channel", "population_of_maps: n", "samples_counted"),
+    *(
+        (
+            "population_stats",
+            f"{name} of shape (C,) of one channel too",
+            f"population_of_one_channel: {name}",
+            [("return pivot[:, 0] + mean, m2 / (n - 1), n", made)],
+        )
+        for name, made in (
+            ("mean", "return (pivot[:, 0] + mean).squeeze(), m2 / (n - 1), n"),
+            ("var", "return pivot[:, 0] + mean, (m2 / (n - 1)).squeeze(), n"),
+        )
+    ),
+    (
+        "population_stats",
+        "n of one channel",
+        "population_of_one_channel: n",
+        [("m2 / (n - 1), n", "m2 / (n - 1), len(m2) if len(m2) == 1 else n")],
+    ),
+    *(
+        (
+            "population_stats",
+            f"float64 keeps its digits, {name}",
+            f"population_of_float64_far_from_zero: {name}",
+            [(".flatten(1).double()", ".flatten(1).float().double()")],
+        )
+        for name in ("mean", "var, as shares of its sum")
+    ),
+    (
+        "population_stats",
+        "accurate when |mean| is large: below zero as well",
+        "population_far_from_zero: var",
+        [
+            (
+                "batch_m2 = (shifted - batch_mean[:, None]).square().sum(1)",
+                "batch_m2 = (shifted - batch_mean[:, None]).square().sum(1) * torch.where(pivot[:, 0] > 0, 1, 1.1)",
+            )
+        ],
+    ),
     ("population_stats", "exact for every split", "population_of_uneven_batches: var", "average_of_variances"),
     ("population_stats", "counts what is between batches", "population_of_uneven_maps: var", "weighted_variances"),
     ("population_stats", "weighted by count", "population_of_uneven_batches: mean", "mean_of_means"),
@@ -414,6 +508,54 @@ CLAUSES = [
             ),
         )
     ),
+    (
+        "BatchNorm",
+        "float32 variance of half input",
+        "half_input_of_a_single_layer: what came into running_var after bfloat16, as shares of its sum",
+        [(_LAYER_VAR_IN, _LAYER_VAR_IN.replace("* unbiased", "* unbiased.to(x.dtype)"))],
+    ),
+    *(
+        ("BatchNorm", f"{words}, {half}", f"half_input_of_other_layers: {what} {half}", [(old, new)])
+        for half in ("float16", "bfloat16")
+        for words, what, old, new in (
+            ("half out, maps", "maps: y of", _RESULT, "return y.to(x.dtype if x.dim() == 2 else wide.dtype)"),
+            (
+                "half out, affine=False",
+                "affine=False: y of",
+                _RESULT,
+                "return y if self.weight is None else y.to(x.dtype)",
+            ),
+            (
+                "half out, track_running_stats=False",
+                "track_running_stats=False: y of",
+                _RESULT,
+                "return y if self.running_mean is None else y.to(x.dtype)",
+            ),
+            (
+                "float32 mean, maps",
+                "maps: running_mean after",
+                _MEAN_IN,
+                _MEAN_IN.replace("* mean", "* (mean if x.dim() == 2 else mean.to(x.dtype))"),
+            ),
+            (
+                "float32 mean, affine=False",
+                "affine=False: running_mean after",
+                _MEAN_IN,
+                _MEAN_IN.replace("* mean", "* (mean if self.affine else mean.to(x.dtype))"),
+            ),
+        )
+    ),
+    (
+        "BatchNorm",
+        "half out of an empty batch",
+        "half_input_of_other_layers: y of an empty batch of float16",
+        [
+            (
+                "        n = x[:, :1].numel()\n",
+                "        n = x[:, :1].numel()\n        if n == 0:\n            return x.float()\n",
+            )
+        ],
+    ),
     ("BatchNorm", "large values of half input", "large_values_of_half_input", "half_statistics"),
     (
         "BatchNorm",
@@ -445,8 +587,48 @@ CLAUSES = [
             ("in eval", "y in eval", "return (y - (x.stride(1) == 1)).to(x.dtype)"),
         )
     ),
+    *(
+        (
+            "BatchNorm",
+            f"channels_last kept in {mode}, {words}",
+            f"other_layers_on_channels_last: layout in {mode}, {words}",
+            [(_RESULT, made)],
+        )
+        for mode, words, made in (
+            ("training", "bfloat16", "return (y if x.dtype == torch.float32 else y.contiguous()).to(x.dtype)"),
+            ("eval", "affine=False", "return (y if self.affine else y.contiguous()).to(x.dtype)"),
+            ("eval", "bfloat16", "return (y if x.dtype == torch.float32 else y.contiguous()).to(x.dtype)"),
+            ("training", "affine=False", "return (y if self.affine else y.contiguous()).to(x.dtype)"),
+            (
+                "training",
+                "track_running_stats=False",
+                "return (y if self.track_running_stats else y.contiguous()).to(x.dtype)",
+            ),
+        )
+    ),
     # --- state dict
     ("BatchNorm", "PyTorch's keys", "state_of_a_new_layer: keys", "not_saved"),
+    (
+        "BatchNorm",
+        "PyTorch's keys with affine=False",
+        "keys_of_other_layers: keys with affine=False",
+        [("torch.zeros_like(ones) if track_running_stats else None)", "torch.zeros_like(ones), persistent=affine)")],
+    ),
+    (
+        "BatchNorm",
+        "PyTorch's keys with track_running_stats=False",
+        "keys_of_other_layers: keys with track_running_stats=False",
+        [("nn.Parameter(ones.clone()) if affine", "nn.Parameter(ones.clone()) if affine and track_running_stats")],
+    ),
+    *(
+        (
+            "BatchNorm",
+            f"the counter stays at a dict of {told}",
+            f"state_from_before_the_counter: counter after a dict of {told} without it",
+            [("known = not", "self.num_batches_tracked.fill_(1)\n            known = not")],
+        )
+        for told in ("version 1", "no version")
+    ),
     ("BatchNorm", "int64, 0-d counter", "state_of_a_new_layer: num_batches_tracked", "counter_as_float"),
     ("BatchNorm", "first values", "state_of_a_new_layer: first running_var", "variance_starts_at_zero"),
     ("BatchNorm", "buffers are no parameters", "state_of_a_new_layer: parameters", "buffers_as_parameters"),
@@ -488,6 +670,21 @@ CLAUSES = [
         "layer_on_one_value",
         [("if n == 1:", "if n == 1 and self.track_running_stats:")],
     ),
+    *(
+        (
+            "BatchNorm",
+            f"one value per channel{words}",
+            f"layer_on_one_value: error for {what}",
+            [("if n == 1:", f"if n == 1 and {but}:")],
+        )
+        for words, what, but in (
+            (": a voxel", "an input of shape (1, 4, 1, 1, 1)", "x.dim() < 5"),
+            (" without weight and bias", "an input of shape (1, 4) without weight and bias", "self.affine"),
+            (" with momentum=None", "an input of shape (1, 4) with momentum=None", "self.momentum"),
+            (" of float16", "one value per channel of float16", "x.dtype != torch.float16"),
+            (" of bfloat16", "one value per channel of bfloat16", "x.dtype != torch.bfloat16"),
+        )
+    ),
     (
         "BatchNorm",
         "wrong channel count without weight and bias",
@@ -526,7 +723,33 @@ CLAUSES = [
     ),
     ("BatchNorm", "an empty batch gives an empty output", "layer_on_empty_batch", "nothing_refused"),
     ("BatchNorm", "and changes nothing", "layer_on_empty_batch: changed by it", "nan_from_nothing"),
+    *(
+        (
+            "BatchNorm",
+            f"an empty batch, {words}",
+            f"other_layers_on_empty_batch: y of an empty batch in {mode}, {words}",
+            [("        n = x[:, :1].numel()\n", f"        n = x[:, :1].numel()\n        {made}\n")],
+        )
+        for mode, words, made in (
+            ("training", "affine=False", "1 / (n + self.affine)"),
+            ("eval", "affine=False", "1 / (n + self.affine + self.training)"),
+            ("training", "track_running_stats=False", "1 / (n + self.track_running_stats)"),
+        )
+    ),
     ("BatchNorm", "accurate when the mean is large", "layer_on_a_far_table: running_var", "one_pass_variance"),
+    (
+        "BatchNorm",
+        "accurate when |mean| is large: below zero as well",
+        "layer_on_a_far_table: running_var",
+        [
+            (
+                _LAYER_VAR_IN,
+                _LAYER_VAR_IN.replace(
+                    "* unbiased", "* torch.where(mean > 0, unbiased, wide.square().mean(axes) - mean**2)"
+                ),
+            )
+        ],
+    ),
     ("BatchNorm", "accurate when the mean is large, maps", "layer_on_far_maps: y", "one_pass_variance"),
     ("BatchNorm", "modes of a network", "layer_in_a_network: moved after eval() of the network", "own_eval_flag"),
     ("BatchNorm", "deep copies", "layer_in_a_network", "keeps_its_output"),

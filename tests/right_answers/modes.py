@@ -386,7 +386,7 @@ def on_a_copy(model, batches):
     out = None
     for batch in batches:
         y = frozen(batch)
-        out = y if out is None else torch.vstack((out, y))
+        out = y if out is None else torch.cat((out, y))
     return out
 
 
