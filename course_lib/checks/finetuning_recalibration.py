@@ -205,6 +205,23 @@ def recalibrated_rest(impl, case):
 
 
 @rest.scenario()
+def recalibrated_kinds_as_before(impl, case):
+    model = net_of_kinds(case)
+    model.eval()(maps(case))  # now the lazy layer knows its channels
+    model.train().group.eval()
+    counting = [module for module in model.modules() if hasattr(module, "num_batches_tracked")]
+    for module in counting:
+        module.momentum = case.number("momentum", 0.2, 0.9)
+        module.num_batches_tracked.fill_(case.integer(3, 9))
+    impl(model, list(maps(case, n=6, name="batches").split([4, 2])))
+    return {
+        "layers in eval mode": in_eval(model),
+        "momentum": ", ".join(str(module.momentum) for module in counting),
+        "batches counted": ", ".join(str(int(module.num_batches_tracked)) for module in counting),
+    }
+
+
+@rest.scenario()
 def recalibrated_reached(impl, case):
     return _recalibrated(impl, case.fill(_Unreached()), list(drifting(case, 5).split([3, 2])))
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = [
+    "flat_model",
     "forked_model",
     "gated_model",
     "illegal_model",
@@ -112,8 +113,8 @@ def _volume(c):
     return Part(forward, **convs, first=nn.BatchNorm3d(c), second=nn.BatchNorm3d(c))
 
 
-def _table(c, features):
-    fc = nn.Linear(features, c + 1, bias=False)
+def _table(c, features, bias=False):
+    fc = nn.Linear(features, c + 1, bias)
     return Part(lambda m, x: m.norm(m.fc(x.flatten(1))), fc=fc, norm=nn.BatchNorm1d(c + 1))
 
 
@@ -238,9 +239,15 @@ def legal_model(case):
 
 
 def small_model(case):
-    """(model, channels): the same, with a convolution and a linear layer only."""
+    """(model, channels): the same, with a convolution and a linear layer only, both with a bias."""
     c = case.integer(2, 3)
-    return _chain(case, [_plain(c)], last=[_table(c, c * _SIDE**2)]), c
+    return _chain(case, [_plain(c)], last=[_table(c, c * _SIDE**2, bias=True)]), c
+
+
+def flat_model(case):
+    """(model, channels): a pair without a parent of its own, and nothing of it is trained."""
+    c = case.integer(2, 3)
+    return case.fill(nn.Sequential(_conv(c), nn.BatchNorm2d(c, eps=0.3))).eval().requires_grad_(False), c
 
 
 def illegal_model(case):

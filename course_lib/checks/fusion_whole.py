@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from course_lib.checks.fusion_inputs import expect_module, run, watch
 from course_lib.checks.fusion_models import (
+    flat_model,
     forked_model,
     gated_model,
     illegal_model,
@@ -60,7 +61,9 @@ good = report.group(
 @good.scenario()
 def report_of_legal_pairs(impl, case):
     model, c = legal_model(case)
-    return _report(impl, model, images(case, c))
+    seen = _report(impl, model, images(case, c))
+    model, c = flat_model(case)
+    return {**seen, **_report(impl, model, images(case, c), " of a single pair")}
 
 
 @good.scenario(dtypes=("float32",))
@@ -138,10 +141,12 @@ def _fused_model(impl, model, example, *args, words=""):
 good = whole.group("every legal pair is fused, and the output is the same", points=1)
 
 
-@good.scenario(within={"y": _PROBE})
+@good.scenario(within=_PROBE)
 def fuse_legal_pairs(impl, case):
     model, c = legal_model(case)
-    return _fused_model(impl, model, images(case, c), images(case, c, 3, "x"))
+    seen = _fused_model(impl, model, images(case, c), images(case, c, 3, "x"))
+    model, c = flat_model(case)
+    return {**seen, **_fused_model(impl, model, images(case, c), images(case, c, 3, "x"), words=" of a single pair")}
 
 
 @good.scenario(dtypes=("float32",), within={"y": _PROBE})

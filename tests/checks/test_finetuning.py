@@ -403,6 +403,19 @@ CLAUSES = [
     ("recalibrate", "modes as before", "recalibrated_rest: layers in eval mode", "left_in_train"),
     ("recalibrate", "momentum as before", "recalibrated_rest: momentum", "momentum_changed"),
     ("recalibrate", "counters as before", "recalibrated_rest: batches counted", "counter_reset"),
+    *(
+        (
+            "recalibrate",
+            f"{what} as before, of every kind",
+            f"recalibrated_kinds_as_before: {seen}",
+            [(_RETURN, f"    [{do} for layer in order if type(layer) is nn.SyncBatchNorm]\n{_RETURN}")],
+        )
+        for what, seen, do in (
+            ("modes", "layers in eval mode", "layer.eval()"),
+            ("momentum", "momentum", "setattr(layer, 'momentum', 0.1)"),
+            ("counters", "batches counted", "layer.num_batches_tracked.zero_()"),
+        )
+    ),
     (
         "recalibrate",
         "eps as before",

@@ -19,6 +19,7 @@ _MIXED = [("return fused", "torch.zeros(len(fused.bias)) + fused.bias\n    retur
 _NO_GRAD = "    with torch.no_grad():\n"
 _ONE_CHANNEL_MORE = "bn.running_mean is not None and len(bn.running_mean) > len({weight}) and bn.weight is None"
 _MODULES = ("    run = fx.Interpreter(", "    modules = dict(net.named_modules())\n    run = fx.Interpreter(")
+_TWICE = "if calls[source.target] > 1:"
 _NOTHING = "bn.running_mean is None and bn.weight is None and not bn.training"
 
 
@@ -461,6 +462,35 @@ CLAUSES = [
         [("gap <= TOLERANCE", "torch.equal(fused(*args), bn(layer(*args)))")],
     ),
     ("fusion_report", "fused: linear on 2-D", "report_of_legal_pairs: fused layers", "linear_left"),
+    (
+        "fusion_report",
+        "fused: linear with a bias",
+        "report_in_float32: fused layers",
+        [
+            (
+                _TWICE,
+                f"if source.target.endswith('fc') and layer.bias is not None:\n            return 'a bias'\n        {_TWICE}",
+            )
+        ],
+    ),
+    (
+        "fusion_report",
+        "fused: a pair without a parent of its own",
+        "report_of_legal_pairs: fused layers of a single pair",
+        [(_TWICE, f"if '.' not in node.target:\n            return 'no parent'\n        {_TWICE}")],
+    ),
+    (
+        "fusion_report",
+        "fused: whatever is trained",
+        "report_of_legal_pairs: fused (1) or left (0), row by row of a single pair",
+        [(_TWICE, f"if not layer.weight.requires_grad:\n            return 'not trained'\n        {_TWICE}")],
+    ),
+    (
+        "fusion_report",
+        "qualified names: of a pair without a parent",
+        "report_of_legal_pairs: layers in the report of a single pair",
+        [("return list(rows.items())", "return [(f'model.{name}', reason) for name, reason in rows.items()]")],
+    ),
     ("fusion_report", "qualified names", "report_of_legal_pairs: layers in the report", "short_names"),
     ("fusion_report", "in call order", "report_of_legal_pairs: layers in the report", "registration_order"),
     ("fusion_report", "a list of pairs", "report_of_legal_pairs", "dictionary_returned"),
