@@ -10,15 +10,15 @@ decay = Piece("finetuning.weight_decay_groups", call="weight_decay_groups(model,
 
 
 class _Scaled(nn.Module):
-    """A parameter of its own, neither a bias nor a norm's."""
+    """Two parameters of its own, none of a norm's, and one of them a bias."""
 
     def __init__(self, channels):
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels))
+        self.scale, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.linear = nn.Linear(channels, channels)
 
     def forward(self, x):
-        return self.linear(x * self.scale)
+        return self.linear(x * self.scale + self.bias)
 
 
 def _groups(impl, case, model):
@@ -67,7 +67,7 @@ def decay_of_norms(impl, case):
 
 @spared.scenario()
 def decay_of_others(impl, case):
-    # Weights with one axis, biases whose names only begin or end so, a parameter of no layer of torch's.
+    # Weights with one axis, biases whose names only begin or end so, parameters of no layer of torch's.
     model = seq(
         lstm=nn.LSTM(2, 2),
         prelu=nn.PReLU(3),

@@ -35,6 +35,9 @@ def frozen_at_once(impl, case):
 @still.scenario()
 def frozen_while_training(impl, case):
     model = net(case)
+    # One layer has counted, and one averages all batches: it has no momentum.
+    model.stem.bn.num_batches_tracked += case.integer(3, 9)
+    model.bn.momentum = None
     impl(model)
     model.train()
     for _ in range(2):
@@ -95,7 +98,11 @@ def frozen_parameters_of_kinds(impl, case):
     model.eval()(maps(case))
     impl(model)
     model.train()
-    return {"trained parameters": trainable(model), **gradients(model, maps(case, name="next x"))}
+    seen = {"trained parameters": trainable(model), **gradients(model, maps(case, name="next x"))}
+    beside, alone = EachKind(), nn.BatchNorm1d(3)
+    for each in (beside, alone):
+        impl(each)
+    return {**seen, "of each kind": trainable(beside), "of a model that is one": trainable(alone)}
 
 
 @only.scenario()
@@ -134,7 +141,9 @@ def frozen_without_affine(impl, case):
     model.stem.bn.bias.requires_grad = False
     impl(model, affine=False)
     model.train()
-    return {"trained parameters": trainable(model), **gradients(model, maps(case))}
+    seen = {"trained parameters": trainable(model), **gradients(model, maps(case))}
+    impl(model)
+    return {**seen, "trained parameters, once affine is True": trainable(model)}
 
 
 place = freeze.group("in place, the same keys; twice is once; a copy is frozen too", points=0.25)
@@ -143,11 +152,15 @@ place = freeze.group("in place, the same keys; twice is once; a copy is frozen t
 @place.scenario()
 def frozen_in_place(impl, case):
     model = net(case)
+    before = list(model.parameters())
     same = impl(model) is model
+    # The very parameters: an optimizer may hold them.
+    kept = all(now is then for now, then in zip(model.parameters(), before, strict=True))
     impl(model)
     y = model.train()(maps(case))
     return {
         "returns the model it was given": same,
+        "has the parameters it had": kept,
         "state-dict keys": ", ".join(key for key in model.state_dict() if "conv" not in key and "fc" not in key),
         "output after freezing twice": y.detach(),
     }

@@ -69,7 +69,10 @@ def ghost_of_maps(impl, case):
 
 @parts.scenario()
 def ghost_of_small_batch(impl, case):
-    return {"y": _ghost(impl, case, 3, 8)(_ghost_input(case, case.integer(3, 5))).detach()}
+    y = _ghost(impl, case, 3, 8)(_ghost_input(case, case.integer(3, 5))).detach()
+    # As small as a virtual batch can be: every sample by itself.
+    single = _ghost(impl, case, 3, 1)(_ghost_input(case, 3, (2, 2), "maps")).detach()
+    return {"y": y, "y of virtual batches of one sample": single}
 
 
 steps = ghost.group("one update of the running statistics per virtual batch, in order", points=0.75)
@@ -83,7 +86,8 @@ def ghost_updates(impl, case):
     seen = _moved(layer)
     # Two batches of other ranks and sizes.
     layer(_ghost_input(case, n + size, (3,), "next x"))
-    layer(_ghost_input(case, 2 * size, (2, 1, 2), "last x"))
+    with torch.no_grad():
+        layer(_ghost_input(case, 2 * size, (2, 1, 2), "last x"))
     return {**seen, **{f"{name} at last": value for name, value in _moved(layer).items()}}
 
 
@@ -139,7 +143,8 @@ def ghost_arguments(impl, case):
     layer = _ghost(impl, case, 3, 4)
     eps, momentum = case.number("eps", 0.3, 0.8), case.number("momentum", 0.25, 0.4)
     bare = impl(3, 4, eps, momentum, False, True, None, torch.float64)
-    kinds = {str(t.dtype) for t in (*bare.parameters(), *bare.buffers()) if t.is_floating_point()}
+    new = impl(num_features=3, virtual_batch_size=4, momentum=0.3, device="cpu", dtype=torch.float64)
+    kinds = {str(t.dtype) for layer in (bare, new) for t in layer.state_dict().values() if t.is_floating_point()}
     meta = impl(3, 4, device="meta")
     x = _ghost_input(case, 9, (2,))
     bare.to(case.torch_dtype).train()(x)
@@ -150,7 +155,6 @@ def ghost_arguments(impl, case):
             for mode in ("train", "eval"):
                 name = f"y of affine={affine}, track_running_stats={track} in {mode} mode"
                 seen[name] = getattr(layer_of, mode)()(x).detach()
-    new = impl(num_features=3, virtual_batch_size=4, momentum=0.3, device="cpu", dtype=torch.float64)
     return {
         **seen,
         "y of a new layer": new.to(case.torch_dtype)(x).detach(),
@@ -175,7 +179,8 @@ forgetting = accumulation.group("k updates forget as much as one", points=0.5)
 
 @forgetting.scenario()
 def accumulated(impl, case):
-    return {"m": impl(case.number("momentum", 0.15, 0.6), case.integer(3, 9))}
+    m = impl(case.number("momentum", 0.15, 0.6), case.integer(3, 9))
+    return {"m": m, "m is a float": isinstance(m, float)}
 
 
 @forgetting.scenario()

@@ -53,11 +53,11 @@ class _Crossed(nn.Module):
 
 
 class _Twice(nn.Module):
-    """Calls its second BatchNorm twice, with another one in between."""
+    """Calls its second BatchNorm twice, with another one in between, and its last not at all."""
 
     def __init__(self):
         super().__init__()
-        self.first, self.bn, self.between = (nn.BatchNorm1d(3) for _ in range(3))
+        self.first, self.bn, self.between, self.last = (nn.BatchNorm1d(3) for _ in range(4))
         self.linear = nn.Linear(3, 3)
 
     def forward(self, x):
@@ -65,12 +65,12 @@ class _Twice(nn.Module):
 
 
 class _Unreached(nn.Module):
-    """Has a head that its forward does not call."""
+    """Has a head that its forward does not call, and a layer of two names that it calls once."""
 
     def __init__(self):
         super().__init__()
         self.head = seq(linear=nn.Linear(3, 2), bn=nn.BatchNorm1d(2))
-        self.bn = nn.BatchNorm1d(3)
+        self.bn = self.alias = nn.BatchNorm1d(3)
 
     def forward(self, x):
         return self.bn(x)
@@ -177,13 +177,14 @@ def recalibrated_without_dropout(impl, case):
 def recalibrated_rest(impl, case):
     model = mixed(case)
     model.body.drop.eval()
-    model.stem.bn.momentum, model.bn.momentum = 0.3, None
+    model.stem.bn.momentum, model.bn.momentum, model.bn.eps = 0.3, None, 0.3
     model.bn.num_batches_tracked += case.integer(3, 9)
     # The model's own flag, and not its layers': they are in training mode as they were.
     model.training = False
     model.fc.weight.grad = torch.ones_like(model.fc.weight)
     model.bn.register_forward_pre_hook(lambda layer, args: None)
-    returned = impl(model, list(maps(case, n=7).split([4, 3])))
+    batches = list(maps(case, n=7).split([4, 3]))
+    returned = impl(model, batches)
     layers = (model.stem.bn, model.body.bn, model.bn)
     seen = {
         "returns the model it was given": returned is model,
@@ -196,9 +197,28 @@ def recalibrated_rest(impl, case):
         "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()),
         "statistics with a history": ", ".join(n for n, b in model.named_buffers() if b.requires_grad) or "none",
         "weights": torch.cat([p.detach().flatten() for p in model.parameters()]),
+        "inputs changed": case.changed(),
+        "batches in the list": len(batches),
     }
     y = model(maps(case, name="next x"))
     return {**seen, "next output": y.detach(), **statistics(model, " after the next step")}
+
+
+@rest.scenario()
+def recalibrated_kinds_as_before(impl, case):
+    model = net_of_kinds(case)
+    model.eval()(maps(case))  # now the lazy layer knows its channels
+    model.train().group.eval()
+    counting = [module for module in model.modules() if hasattr(module, "num_batches_tracked")]
+    for module in counting:
+        module.momentum = case.number("momentum", 0.2, 0.9)
+        module.num_batches_tracked.fill_(case.integer(3, 9))
+    impl(model, list(maps(case, n=6, name="batches").split([4, 2])))
+    return {
+        "layers in eval mode": in_eval(model),
+        "momentum": ", ".join(str(module.momentum) for module in counting),
+        "batches counted": ", ".join(str(int(module.num_batches_tracked)) for module in counting),
+    }
 
 
 @rest.scenario()

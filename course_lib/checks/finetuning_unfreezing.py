@@ -148,7 +148,7 @@ def unfrozen_in_turns(impl, case):
     # Nothing to undo at first; then another state before the second freeze than before the first.
     freezing, thawing = _pair(impl)
     model = mixed(case)
-    thawing(model)
+    same = thawing(model) is model
     freezing(model)
     thawing(model)
     model.stem.bn.train()
@@ -158,18 +158,21 @@ def unfrozen_in_turns(impl, case):
     thawing(model)
     seen = {"layers in eval mode": in_eval(model), "trained parameters": trainable(model)}
     model(maps(case))
-    return {**seen, **statistics(model, " after a step")}
+    return {**seen, **statistics(model, " after a step"), "returns the model with nothing to undo": same}
 
 
 @again.scenario()
 def unfrozen_from_both_ways(impl, case):
     # Frozen without weight and bias, then with them.
     freezing, thawing = _pair(impl)
-    model = mixed(case)
-    freezing(model, affine=False)
-    freezing(model)
-    thawing(model)
-    return {"layers in eval mode": in_eval(model), "trained parameters": trainable(model)}
+    seen = {}
+    for first, words in ((False, ""), (True, ", the other way round")):
+        model = mixed(case)
+        freezing(model, affine=first)
+        freezing(model, affine=not first)
+        thawing(model)
+        seen |= {"layers in eval mode" + words: in_eval(model), "trained parameters" + words: trainable(model)}
+    return seen
 
 
 @again.scenario()

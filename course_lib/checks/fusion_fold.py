@@ -81,14 +81,15 @@ def fold_into_transposed(impl, case):
 
 @transposed.scenario()
 def fold_into_transposed_with_groups(impl, case):
-    groups = case.integer(2, 3)
-    weight = case.tensor((2 * groups, case.integer(3, 4), 3), name="weight")
-    outputs = weight.shape[1] * groups
-    bias = case.tensor((outputs,), name="bias")
-    by_name = _fold(impl, weight, bias, norm(case, outputs, 1), transposed=True, groups=groups)
+    groups, results = case.integer(2, 3), {}
+    for kernel in (3,), (2, 3), (2, 1, 3):
+        weight = case.tensor((2 * groups, case.integer(3, 4), *kernel), name="weight")
+        outputs, rank = weight.shape[1] * groups, len(kernel)
+        bias = case.tensor((outputs,), name="bias")
+        results[f"in {rank}d"] = _fold(impl, weight, bias, norm(case, outputs, rank), transposed=True, groups=groups)
     # In the order of the signature, and with nothing that may be missing.
-    bare = _fold(impl, weight, None, norm(case, outputs, 1, affine=False), True, groups)
-    return _with_words({"": by_name, "without bias, gamma and beta": bare})
+    bare = _fold(impl, weight, None, norm(case, outputs, rank, affine=False), True, groups)
+    return _with_words({**results, "without bias, gamma and beta": bare})
 
 
 rounded = fold.group("computed in float64, in the dtypes that came in; inputs untouched", points=0.75)
@@ -133,11 +134,18 @@ def fold_keeps_dtypes(impl, case):
         outputs, inputs = differing_sizes(case, 3, 3)
         weight = case.tensor((outputs, inputs), name="weight", dtype=dtype)
         bias = case.tensor((outputs,), name="bias", dtype=dtype)
-        bn = norm(case, outputs, 0, dtype="float64" if dtype == "float64" else "float32")
-        changed = watch(bn=bn)
-        result, without = _fold(impl, weight, bias, bn), _fold(impl, weight, None, bn)
-        seen[f"dtype of weight, {dtype}"] = str(result["weight"].dtype)
-        seen[f"dtype of bias, {dtype}"] = str(result["bias"].dtype)
+        kernel = case.tensor((inputs, outputs, 2), name="transposed weight", dtype=dtype)
+        of_norm = "float64" if dtype == "float64" else "float32"
+        bn, bare = norm(case, outputs, 0, dtype=of_norm), norm(case, outputs, 0, dtype=of_norm, affine=False)
+        changed = watch(bn=bn, bare=bare)
+        results = {
+            "": _fold(impl, weight, bias, bn),
+            " without gamma and beta": _fold(impl, weight, bias, bare),
+            " of a transposed one": _fold(impl, kernel, bias, bn, transposed=True),
+        }
+        for words, result in results.items():
+            seen |= {f"dtype of {name}{words}, {dtype}": str(part.dtype) for name, part in result.items()}
+        without = _fold(impl, weight, None, bn)
         seen[f"dtype of the new bias where there was none, {dtype}"] = str(without["bias"].dtype)
         changes += changed()
     return {**seen, "inputs changed": ", ".join(filter(None, [case.changed(), *dict.fromkeys(changes)]))}

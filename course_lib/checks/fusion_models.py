@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = [
+    "flat_model",
+    "forked_model",
     "gated_model",
     "illegal_model",
     "images",
@@ -96,7 +98,8 @@ def _nested(c):
 
 def _line(c):
     def forward(m, x):
-        return _bent(m.second(m.back(_bent(m.first(m.conv(x.flatten(2))))))).unflatten(2, (_SIDE, _SIDE))
+        # From BatchNorm straight into the next convolution: it comes after one all the same.
+        return _bent(m.second(m.back(m.first(m.conv(x.flatten(2)))))).unflatten(2, (_SIDE, _SIDE))
 
     convs = {"conv": nn.Conv1d(c, c, 3, padding=1), "back": nn.ConvTranspose1d(c, c, 1)}
     return Part(forward, **convs, first=nn.BatchNorm1d(c), second=nn.BatchNorm1d(c))
@@ -110,8 +113,8 @@ def _volume(c):
     return Part(forward, **convs, first=nn.BatchNorm3d(c), second=nn.BatchNorm3d(c))
 
 
-def _table(c, features):
-    fc = nn.Linear(features, c + 1, bias=False)
+def _table(c, features, bias=False):
+    fc = nn.Linear(features, c + 1, bias)
     return Part(lambda m, x: m.norm(m.fc(x.flatten(1))), fc=fc, norm=nn.BatchNorm1d(c + 1))
 
 
@@ -181,6 +184,27 @@ def _elsewhere(c):
     return Part(forward, conv=_conv(c), norm=nn.BatchNorm2d(c))
 
 
+def _two_norms(c):
+    def forward(m, x):
+        y = m.conv(x)
+        return _bent(m.first(y) + _bent(m.second(y)))
+
+    return Part(forward, conv=_conv(c), first=nn.BatchNorm2d(c), second=nn.BatchNorm2d(c))
+
+
+def _two_outputs(c):
+    def forward(m, x):
+        y = m.conv(x)
+        return m.norm(y), y
+
+    return Part(forward, conv=_conv(c), norm=nn.BatchNorm2d(c))
+
+
+def _other_norm(c):
+    norm = nn.InstanceNorm2d(c, affine=True, track_running_stats=True)
+    return Part(lambda m, x: _bent(m.norm(m.conv(x))), conv=_conv(c), norm=norm)
+
+
 def _shuffled(case, items):
     rest, order = list(items), []
     while rest:
@@ -215,15 +239,21 @@ def legal_model(case):
 
 
 def small_model(case):
-    """(model, channels): the same, with a convolution and a linear layer only."""
+    """(model, channels): the same, with a convolution and a linear layer only, both with a bias."""
     c = case.integer(2, 3)
-    return _chain(case, [_plain(c)], last=[_table(c, c * _SIDE**2)]), c
+    return _chain(case, [_plain(c)], last=[_table(c, c * _SIDE**2, bias=True)]), c
+
+
+def flat_model(case):
+    """(model, channels): a pair without a parent of its own, and nothing of it is trained."""
+    c = case.integer(2, 3)
+    return case.fill(nn.Sequential(_conv(c), nn.BatchNorm2d(c, eps=0.3))).eval().requires_grad_(False), c
 
 
 def illegal_model(case):
     """(model, channels): several reasons against folding, and one pair that is fine."""
     c = case.integer(2, 3)
-    parts = [_plain(c), _across(c), _before(c), _moving(c), _untracked(c), _uncalled(c)]
+    parts = [_plain(c), _across(c), _before(c), _moving(c), _untracked(c), _uncalled(c), _other_norm(c)]
     return _chain(case, parts, first=[_first(c)]), c
 
 
@@ -242,7 +272,13 @@ def rows_model(case):
 def shared_model(case):
     """(model, channels): layers that are called twice, an output that is used twice, and one pair that is fine."""
     c = case.integer(2, 3)
-    return _chain(case, [_plain(c), _one_conv_twice(c), _one_norm_twice(c), _elsewhere(c)]), c
+    return _chain(case, [_plain(c), _one_conv_twice(c), _one_norm_twice(c), _elsewhere(c), _two_norms(c)]), c
+
+
+def forked_model(case):
+    """(model, channels): two outputs, of a BatchNorm and of the convolution before it; and one pair that is fine."""
+    c = case.integer(2, 3)
+    return _chain(case, [_plain(c)], last=[_two_outputs(c)]), c
 
 
 def gated_model(case):

@@ -49,7 +49,7 @@ def conv_1d(impl, case):
 def conv_2d_without_some(impl, case):
     def without(bias, affine):
         inputs, outputs = differing_sizes(case, 2, 3)
-        conv = case.fill(nn.Conv2d(inputs, outputs, (3, 2), bias=bias))
+        conv = case.fill(nn.Conv2d(inputs, outputs, (3, 2), bias=bias)).train(bias)  # its own mode makes no difference
         words = " without" + " bias" * (not bias) + " affine" * (not affine)
         return _fused(impl, case, conv, norm(case, outputs, 2, affine=affine), (2, inputs, 4, 5), words)
 
@@ -81,13 +81,13 @@ def conv_stride_and_dilation(impl, case):
 
 @geometry.scenario()
 def conv_padding_mode(impl, case):
-    def padded(padding, mode):
+    def padded(padding, mode, rank=2):
         inputs, outputs = differing_sizes(case, 2, 3)
-        conv = case.fill(nn.Conv2d(inputs, outputs, 3, padding=padding, padding_mode=mode))
-        words = f", padding {padding}, {mode}"
-        return _fused(impl, case, conv, norm(case, outputs, 2), (2, inputs, 5, 4), words)
+        conv = case.fill(_CONV[rank](inputs, outputs, 3, padding=padding, padding_mode=mode))
+        words = f", padding {padding}, {mode}" + f" in {rank}d" * (rank != 2)
+        return _fused(impl, case, conv, norm(case, outputs, rank), (2, inputs, 5, 4, 3)[: rank + 2], words)
 
-    ways = (1, "reflect"), (2, "circular"), (1, "replicate"), ("same", "zeros")
+    ways = (1, "reflect"), (2, "circular"), (1, "replicate"), ("same", "zeros"), (1, "circular", 1), (1, "replicate", 3)
     return _each(padded(*way) for way in ways)
 
 
@@ -110,7 +110,7 @@ backwards = conv_bn.group("transposed convolutions, with groups and output paddi
 def conv_transposed(impl, case):
     def with_rank(rank):
         inputs, outputs = differing_sizes(case, 2, 3)
-        how = {"stride": (2, 2, 2), "padding": (1, 1, 1), "output_padding": (1, 1, 1), "dilation": (1, 2, 1)}
+        how = {"stride": (2, 2, 2), "padding": (1, 1, 1), "output_padding": (1, 1, 1), "dilation": (2, 1, 2)}
         how = {name: values[:rank] for name, values in how.items()}
         layer = case.fill(_TRANSPOSED[rank](inputs, outputs, 3, **how))
         return _fused(impl, case, layer, norm(case, outputs, rank), (2, inputs, 3, 4, 2)[: rank + 2], f" in {rank}d")
@@ -120,20 +120,22 @@ def conv_transposed(impl, case):
 
 @backwards.scenario()
 def conv_transposed_groups(impl, case):
-    def without(bias, affine):
+    def grouped(words, rank, bias=True, affine=True):
         groups = case.integer(2, 3)
         inputs, outputs = 2 * groups, groups * case.integer(3, 4)
-        layer = case.fill(nn.ConvTranspose1d(inputs, outputs, 3, groups=groups, bias=bias))
-        words = ", without" + " bias" * (not bias) + " affine" * (not affine)
-        return _fused(impl, case, layer, norm(case, outputs, 1, affine=affine), (2, inputs, 4), words)
+        layer = case.fill(_TRANSPOSED[rank](inputs, outputs, 2, groups=groups, bias=bias))
+        bn = norm(case, outputs, rank, affine=affine)
+        return _fused(impl, case, layer, bn, (2, inputs, 4, 2, 3)[: rank + 2], words)
 
-    return _each(without(bias, affine) for bias, affine in product((True, False), repeat=2) if not (bias and affine))
+    ways = {", without bias": (1, False, True), ", without affine": (1, True, False)}
+    ways |= {", without bias affine": (1, False, False), " in 2d": (2,), " in 3d": (3,)}
+    return _each(grouped(words, *how) for words, how in ways.items())
 
 
 fresh = conv_bn.group("a new module, on the same device, in the same dtype; both layers untouched", points=0.5)
 
 
-def _as_it_was(impl, case, layer, bn, shape):
+def _as_it_was(impl, case, layer, bn, shape, words=""):
     """y of the fused layer, and whether the two it came from still are what they were."""
     changed = watch(layer=layer, bn=bn)
     fused = expect_module(impl(layer, bn)).eval()
@@ -141,7 +143,7 @@ def _as_it_was(impl, case, layer, bn, shape):
     with torch.no_grad():
         for parameter in fused.parameters():
             parameter.zero_()
-    return {"y": y, "inputs changed": ", ".join(changed())}
+    return {f"y{words}": y, f"inputs changed{words}": ", ".join(changed())}
 
 
 def _kept(impl, case, make):
@@ -172,7 +174,19 @@ def _kept(impl, case, make):
 def conv_layers_untouched(impl, case):
     inputs, outputs = differing_sizes(case, 2, 3)
     conv = case.fill(nn.Conv1d(inputs, outputs, 2))
-    return _as_it_was(impl, case, conv, norm(case, outputs, 1), (2, inputs, 4))
+    bare, up = nn.Conv2d(inputs, outputs, 2, bias=False), nn.ConvTranspose1d(4, 6, 2, groups=2)
+    return {
+        **_as_it_was(impl, case, conv, norm(case, outputs, 1), (2, inputs, 4)),
+        **_as_it_was(
+            impl,
+            case,
+            case.fill(bare),
+            norm(case, outputs, 2, affine=False),
+            (2, inputs, 3, 4),
+            ", no bias, gamma and beta",
+        ),
+        **_as_it_was(impl, case, case.fill(up), norm(case, 6, 1), (2, 4, 3), ", transposed"),
+    }
 
 
 @fresh.scenario()
@@ -206,6 +220,8 @@ def _refusals(impl, case, layer, make, channels, shape, **others):
         "inputs changed": ", ".join(changed()),
         "error for a BatchNorm without running statistics": raised(impl, layer, none),
         "error for a BatchNorm in training mode and without them": raised(impl, layer, neither),
+        "error for a BatchNorm without them, gamma and beta": raised(impl, layer, neither.eval()),
+        "error for one channel more, without gamma and beta": raised(impl, layer, make(channels + 1, affine=False)),
     }
     others = {"one channel more": channels + 1, "one channel less": channels - 1, "a single channel": 1, **others}
     seen |= {f"error for {words}": raised(impl, layer, make(other)) for words, other in others.items()}
@@ -258,7 +274,11 @@ fresh = linear_bn.group("a new module, on the same device, in the same dtype; bo
 @fresh.scenario()
 def linear_layers_untouched(impl, case):
     inputs, outputs = differing_sizes(case, 3, 3)
-    return _as_it_was(impl, case, case.fill(nn.Linear(inputs, outputs)), norm(case, outputs, 0), (4, inputs))
+    bare = case.fill(nn.Linear(inputs, outputs, bias=False)), norm(case, outputs, 0, affine=False)
+    return {
+        **_as_it_was(impl, case, case.fill(nn.Linear(inputs, outputs)), norm(case, outputs, 0), (4, inputs)),
+        **_as_it_was(impl, case, *bare, (4, inputs), ", no bias, gamma and beta"),
+    }
 
 
 @fresh.scenario()

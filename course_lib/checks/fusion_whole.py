@@ -3,11 +3,14 @@
 from collections import Counter
 
 import numpy as np
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from course_lib.checks.fusion_inputs import expect_module, run, watch
 from course_lib.checks.fusion_models import (
+    flat_model,
+    forked_model,
     gated_model,
     illegal_model,
     images,
@@ -58,7 +61,9 @@ good = report.group(
 @good.scenario()
 def report_of_legal_pairs(impl, case):
     model, c = legal_model(case)
-    return _report(impl, model, images(case, c))
+    seen = _report(impl, model, images(case, c))
+    model, c = flat_model(case)
+    return {**seen, **_report(impl, model, images(case, c), " of a single pair")}
 
 
 @good.scenario(dtypes=("float32",))
@@ -91,7 +96,9 @@ shared = report.group("left: layers called twice, outputs used elsewhere", point
 @shared.scenario()
 def report_of_shared_layers(impl, case):
     model, c = shared_model(case)
-    return _report(impl, model, images(case, c))
+    seen = _report(impl, model, images(case, c))
+    model, c = forked_model(case)
+    return {**seen, **_report(impl, model, images(case, c), " of a model with two outputs")}
 
 
 gentle = report.group("several arguments; the model untouched", points=0.25)
@@ -126,6 +133,7 @@ def _fused_model(impl, model, example, *args, words=""):
         if isinstance(module, _BatchNorm):
             module.register_forward_hook(lambda norm, *_: ran.append(type(norm).__name__))
     y = run(fused, *args)
+    y = torch.cat([part.flatten() for part in y]) if isinstance(y, tuple | list) else y
     left = ", ".join(f"{times} {kind}" for kind, times in sorted(Counter(ran).items()))
     return {f"y{words}": y, f"BatchNorm calls left{words}": left or "none"}
 
@@ -133,10 +141,12 @@ def _fused_model(impl, model, example, *args, words=""):
 good = whole.group("every legal pair is fused, and the output is the same", points=1)
 
 
-@good.scenario(within={"y": _PROBE})
+@good.scenario(within=_PROBE)
 def fuse_legal_pairs(impl, case):
     model, c = legal_model(case)
-    return _fused_model(impl, model, images(case, c), images(case, c, 3, "x"))
+    seen = _fused_model(impl, model, images(case, c), images(case, c, 3, "x"))
+    model, c = flat_model(case)
+    return {**seen, **_fused_model(impl, model, images(case, c), images(case, c, 3, "x"), words=" of a single pair")}
 
 
 @good.scenario(dtypes=("float32",), within={"y": _PROBE})
@@ -166,10 +176,13 @@ def fuse_a_sequence(impl, case):
 shared = whole.group("the others stay: layers called twice, outputs used elsewhere", points=0.75)
 
 
-@shared.scenario(within={"y": _PROBE})
+@shared.scenario(within=_PROBE)
 def fuse_shared_layers(impl, case):
     model, c = shared_model(case)
-    return _fused_model(impl, model, images(case, c), images(case, c, 3, "x"))
+    seen = _fused_model(impl, model, images(case, c), images(case, c, 3, "x"))
+    model, c = forked_model(case)
+    words = " of a model with two outputs"
+    return {**seen, **_fused_model(impl, model, images(case, c), images(case, c, 3, "x"), words=words)}
 
 
 gentle = whole.group("several arguments; a new model, the given one untouched", points=0.25)

@@ -78,7 +78,8 @@ replaced = convert.group("every BatchNorm layer of a nested model, and no other 
 @replaced.scenario()
 def layers_of_a_nested_model(impl, case):
     c = case.integer(2, 4)
-    others = nn.Sequential(nn.InstanceNorm2d(c, affine=True), nn.GroupNorm(1, c), nn.LayerNorm(c))
+    instance = nn.InstanceNorm2d(c, affine=True, track_running_stats=True)
+    others = nn.Sequential(instance, nn.GroupNorm(1, c), nn.LayerNorm(c))
     bare = nn.BatchNorm2d(c, affine=False), nn.BatchNorm1d(c, track_running_stats=False), nn.BatchNorm2d(c).eval()
     volumes = nn.ModuleDict({"deep": nn.ModuleList([nn.BatchNorm3d(c), nn.Identity()]), "bare": nn.Sequential(*bare)})
     model = nn.Sequential(nn.Linear(c, c), nn.BatchNorm1d(c), _Branch(c), others, volumes)

@@ -16,6 +16,7 @@ function = Piece(
 )
 _BUFFERS = ("running_mean", "running_var")
 _PARAMETERS = ("weight", "bias", *_BUFFERS)
+_NEEDS_NONE = {name: f" where {name} needs none" for name in ("x", "weight", "bias")}
 
 
 def _ready(impl, case, batch, *, without=(), frozen=(), dtype=None):
@@ -78,16 +79,28 @@ def _applied(impl, case, batch, *, groups=None, **options):
     return on_ranks(lambda rank: step(rank, groups and groups_of(groups))[1](), len(batch))
 
 
-def _all_applied(steps, ranks, *names):
+def _cost(seen):
+    return seen["collectives forward"] + seen["collectives backward"]
+
+
+def _all_applied(steps, ranks, *names, usual=None):
     """Of several steps {words: step}, observations of these names, of all ranks.
 
     As in a network, all go forward before the first goes backward, which is the last.
+
+    Args:
+        usual: words of the step that no other may need more collectives than. How many it should need is another
+            group's business.
     """
 
     def step(rank):
         backwards = {words: forward(rank)[1] for words, forward in steps.items()}
         seen = {words: backwards[words]() for words in reversed(backwards)}
-        return {name + words: seen[words][name] for words in steps for name in names if name in seen[words]}
+        cheap = {words: _cost(seen[words]) <= _cost(seen[usual]) for words in steps if usual not in (None, words)}
+        return {
+            **{name + words: seen[words][name] for words in steps for name in names if name in seen[words]},
+            **{f"no more collectives{words}": value for words, value in cheap.items()},
+        }
 
     return by_rank(on_ranks(step, ranks))
 
@@ -119,6 +132,11 @@ def output_of_uneven_maps(impl, case):
     return _all_applied(_maps_and_volumes(impl, case), 3, "y")
 
 
+@output.scenario(dtypes=("float32",))
+def output_in_float32(impl, case):
+    return _only(_applied(impl, case, shards(case, [case.integer(4, 6)] * 2)), "y")
+
+
 through = function.group("dx, coupled to all shards", points=1.25)
 
 
@@ -141,15 +159,28 @@ def gradient_beside_frozen_parameters(impl, case):
     return _all_applied(steps, 2, "dx")
 
 
+@through.scenario(dtypes=("float32",))
+def gradient_in_float32(impl, case):
+    return _only(_applied(impl, case, shards(case, [case.integer(4, 6)] * 2)), "dx")
+
+
 parameters = function.group("dweight and dbias of the rank's own shard", points=0.5)
 
 
 @parameters.scenario()
 def parameter_gradients(impl, case):
     # The first layer of a network: its x is data, and needs no gradient.
-    frozen = {"": [], " where x needs none": ["x"]}
-    steps = {words: _ready(impl, case, shards(case, uneven(case), (2,)), frozen=frozen[words]) for words in frozen}
-    return _all_applied(steps, 3, "dweight", "dbias")
+    frozen = {words: [name] for name, words in _NEEDS_NONE.items()}
+    steps = {
+        words: _ready(impl, case, shards(case, uneven(case), (2,)), frozen=names)
+        for words, names in {"": [], **frozen}.items()
+    }
+    return _all_applied(steps, 3, "dweight", "dbias", usual="")
+
+
+@parameters.scenario(dtypes=("float32",))
+def parameter_gradients_in_float32(impl, case):
+    return _only(_applied(impl, case, shards(case, [case.integer(4, 6)] * 2)), "dweight", "dbias")
 
 
 running = function.group("running statistics in place, with the unbiased variance over the total n", points=0.75)
@@ -157,8 +188,11 @@ running = function.group("running statistics in place, with the unbiased varianc
 
 @running.scenario()
 def running_statistics(impl, case):
-    results = _applied(impl, case, shards(case, uneven(case), maps(case)))
-    return _only(results, *_BUFFERS)
+    frozen = {"": [], _NEEDS_NONE["x"]: ["x"]}
+    steps = {
+        words: _ready(impl, case, shards(case, uneven(case), maps(case)), frozen=frozen[words]) for words in frozen
+    }
+    return _all_applied(steps, 3, *_BUFFERS)
 
 
 # Where moments are float64 and buffers are not, a conversion makes a copy, and the copy is nobody's buffer. In exact
@@ -198,6 +232,13 @@ def step_with_two_values(impl, case):
     return _only(_applied(impl, case, shards(case, [1, 1])), "y", "dx", "running_var")
 
 
+@empty.scenario()
+def cost_of_an_empty_shard(impl, case):
+    sizes = {"": [2, 2, 2], " with an empty shard": shuffled(case, (0, 2, 3))}
+    steps = {words: _ready(impl, case, shards(case, each, (2,))) for words, each in sizes.items()}
+    return _all_applied(steps, 3, usual="")
+
+
 once = function.group("one collective forward and one backward", points=0.5)
 
 
@@ -215,12 +256,18 @@ grouped = function.group("the ranks of the given group, and no others", points=0
 
 @grouped.scenario()
 def step_of_two_groups(impl, case):
-    results = _applied(impl, case, shards(case, [case.integer(2, 4)] * 4, (2,)), groups=2)
-    return _only(results, "y", "dx")
+    step = _ready(impl, case, shards(case, [case.integer(2, 4)] * 4, (2,)))
+
+    def both(rank):
+        seen, usual = (step(rank, group)[1]() for group in (groups_of(2), None))
+        return {"y": seen["y"], "dx": seen["dx"], "no more collectives": _cost(seen) <= _cost(usual)}
+
+    return by_rank(on_ranks(both, 4))
 
 
 optional = function.group("without weight, bias and running statistics", points=0.5)
 _ABSENT = {
+    "": (),
     " without anything": _PARAMETERS,
     " without weight": ("weight",),
     " without bias": ("bias",),
@@ -232,7 +279,7 @@ _ABSENT = {
 def step_without_some(impl, case):
     batches = {words: shards(case, [case.integer(4, 6)] * 2) for words in _ABSENT}
     steps = {words: _ready(impl, case, batches[words], without=_ABSENT[words]) for words in _ABSENT}
-    return _all_applied(steps, 2, "y", "dx", "dweight", "dbias")
+    return _all_applied(steps, 2, "y", "dx", "dweight", "dbias", usual="")
 
 
 @optional.scenario()

@@ -22,10 +22,10 @@ __all__ = ["merge", "moments"]
 merge = Piece("sync.merge_moments", call="merge_moments((n_a, mean_a, m2_a), (n_b, mean_b, m2_b)) → (n, mean, m2)")
 
 
-def _side(case, name, channels, n):
+def _side(case, name, channels, n, dtype=None):
     """(n, mean, m2) of n values per channel; the mean of an empty side is some number."""
-    mean = case.tensor((channels,), std=3.0, name=f"mean_{name}")
-    m2 = case.given_tensor(case.uniform(1, 4, channels) * max(n - 1, 0), f"m2_{name}")
+    mean = case.tensor((channels,), std=3.0, name=f"mean_{name}", dtype=dtype)
+    m2 = case.given_tensor(case.uniform(1, 4, channels) * max(n - 1, 0), f"m2_{name}", dtype=dtype)
     return n, mean, m2
 
 
@@ -90,14 +90,19 @@ def union_leaves_its_sides_alone(impl, case):
     c, n = case.integer(2, 4), case.integer(2, 5)
     union = named(impl(_side(case, "a", c, n), _side(case, "b", c, n)), "n", "mean", "m2")
     seen = {"mean": expect_tensor(union["mean"], "mean").to(case.torch_dtype), "type of n": type(union["n"]).__name__}
-    for which, sizes in {"first": (0, n), "second": (n, 0)}.items():
-        union = named(impl(_side(case, "a", c, sizes[0]), _side(case, "b", c, sizes[1])), "n", "mean", "m2")
-        seen[f"type of n, {which} side empty"] = type(union["n"]).__name__
+    ways = {"first side empty": (0, n), "second side empty": (n, 0), "of different sizes": (n, n + 2)}
+    for words, sizes in ways.items():
+        # float64 as well: there a conversion makes no copy, and what works in place reaches the sides.
+        for dtype in ("float32", "float64"):
+            sides = [_side(case, name, c, size, dtype) for name, size in zip("ab", sizes, strict=True)]
+            union = named(impl(*sides), "n", "mean", "m2")
+        seen[f"type of n, {words}"] = type(union["n"]).__name__
     return {**seen, "inputs changed": case.changed()}
 
 
 # --- sync_moments -----------------------------------------------------------------------------------------------
 
+_NO_DEARER = "no more collectives than {}"
 moments = Piece("sync.sync_moments", call="sync_moments(x, group=None) → (n, mean, var)")
 
 
@@ -125,6 +130,13 @@ def _moments(impl, batches):
     return by_rank(on_ranks(step, ranks))
 
 
+def _cost(impl, *args):
+    """The number of collectives of a call."""
+    with count_collectives() as calls:
+        impl(*args)
+    return len(calls)
+
+
 even = moments.group("n, mean and biased variance over two ranks", points=1)
 
 
@@ -138,6 +150,17 @@ def moments_of_two_ranks_with_maps(impl, case):
     sizes = [case.integer(2, 3)] * 2
     batches = {" of maps": shards(case, sizes, maps(case)), " of volumes": shards(case, sizes, VOLUMES)}
     return _moments(impl, batches)
+
+
+@even.scenario(dtypes=("float32",))
+def moments_of_two_ranks_in_float32(impl, case):
+    batch = shards(case, [case.integer(4, 6)] * 2)
+
+    def step(rank):
+        result = _of_moments(impl, batch[rank])
+        return {name: result[name].to(case.torch_dtype) for name in ("mean", "var")}
+
+    return by_rank(on_ranks(step, 2))
 
 
 uneven_shards = moments.group("shards of different sizes", points=0.5)
@@ -164,6 +187,18 @@ def moments_with_an_empty_shard(impl, case):
 def moments_with_an_empty_and_a_single_shard(impl, case):
     sizes = shuffled(case, (0, 1, case.integer(2, 3), case.integer(4, 5)))
     return _moments(impl, {"": shards(case, sizes)})
+
+
+@empty.scenario()
+def cost_of_an_empty_shard(impl, case):
+    # Compared with that of full ones: what it should be is another group's business.
+    full, some = shards(case, [2, 2, 2], (2,)), shards(case, shuffled(case, (0, 2, 3)), (2,))
+
+    def step(rank):
+        usual, cost = (_cost(impl, batch[rank]) for batch in (full, some))
+        return {_NO_DEARER.format("with full shards"): cost <= usual}
+
+    return by_rank(on_ranks(step, 3))
 
 
 once = moments.group("one collective", points=0.5)
@@ -198,7 +233,8 @@ def moments_of_two_groups(impl, case):
             ", group by its name,": _of_moments(impl, batch[rank], group=group),
         }.items():
             seen[f"n{words}"], seen[f"mean{words}"] = expect_count(result["n"]), result["mean"].double()
-        return seen
+        usual, cost = _cost(impl, batch[rank]), _cost(impl, batch[rank], group)
+        return {**seen, _NO_DEARER.format("without a group"): cost <= usual}
 
     return by_rank(on_ranks(step, 4))
 
@@ -210,9 +246,10 @@ contract = moments.group("n an int, x left as it is", points=0.5)
 def moments_leave_x_alone(impl, case):
     # float64 as well: there a conversion makes no copy, and what works in place reaches the caller's x.
     batches = {dtype: shards(case, [case.integer(2, 4)] * 2, (2,), dtype=dtype) for dtype in ("float32", "float64")}
+    volumes = shards(case, [1, case.integer(2, 3)], VOLUMES, dtype="float64")
 
     def step(rank):
-        seen = {}
+        seen = {"type of n of uneven volumes": type(_of_moments(impl, volumes[rank])["n"]).__name__}
         for dtype, batch in batches.items():
             result = _of_moments(impl, batch[rank])
             seen[f"mean of {dtype}"] = result["mean"].to(case.as_torch(dtype))

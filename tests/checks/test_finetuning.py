@@ -14,6 +14,9 @@ TOPIC = "finetuning"
 # Parts of the references, which the mistakes below change.
 _FIND = "batchnorm_layers(model, tracked=True)"
 _LAYERS = f"{_FIND}.values()"
+_RETURN = "    return model"
+_STAY = "layer.train = Always(nn.Module.train, layer, False)"
+_IF_NEW = 'if not hasattr(layer, "frozen_from"):'
 _KEEP = ("def freeze_batchnorm", "def _keep(layer, args, y):\n    layer.last = y\n\n\ndef freeze_batchnorm")
 
 
@@ -92,6 +95,18 @@ CLAUSES = [
     ("freeze_batchnorm", "affine, by its place", "frozen_each_kind", [("affine: bool", "*, affine: bool")]),
     ("freeze_batchnorm", "every BN kind's γ and β", "frozen_parameters_of_kinds: trained parameters", "torch_only"),
     ("freeze_batchnorm", "no other kind", "frozen_kinds: instance.running_mean", "by_buffers"),
+    (
+        "freeze_batchnorm",
+        "every BN kind's γ and β, of every rank",
+        "frozen_parameters_of_kinds: of each kind",
+        [("if affine:", "if affine and not isinstance(layer, nn.BatchNorm3d):")],
+    ),
+    (
+        "freeze_batchnorm",
+        "γ and β of a model that is a BN",
+        "frozen_parameters_of_kinds: of a model that is one",
+        [("if affine:", "if affine and layer is not model:")],
+    ),
     ("freeze_batchnorm", "no other norm", "frozen_parameters_of_kinds: gradient of group.bias", "every_norm"),
     (
         "freeze_batchnorm",
@@ -122,7 +137,25 @@ CLAUSES = [
     ("freeze_batchnorm", "β as well", "frozen_affine: trained parameters", "gamma_only"),
     ("freeze_batchnorm", "affine=False lets them", "frozen_without_affine: trained parameters", "affine_ignored"),
     ("freeze_batchnorm", "affine=False changes nothing", "frozen_without_affine", "affine_as_value"),
+    (
+        "freeze_batchnorm",
+        "affine=True stops γ and β of a layer that is frozen without",
+        "frozen_without_affine: trained parameters, once affine is True",
+        [(_LAYERS, f"[layer for layer in {_LAYERS} if not hasattr(layer, 'frozen_from')]")],
+    ),
     ("freeze_batchnorm", "in place", "frozen_in_place: output after freezing twice", "a_copy"),
+    (
+        "freeze_batchnorm",
+        "in place: the parameters too",
+        "frozen_in_place: has the parameters it had",
+        [
+            (
+                "parameter.requires_grad = False",
+                "pass\n            for name, parameter in layer.named_parameters():\n"
+                "                setattr(layer, name, nn.Parameter(parameter.detach(), False))",
+            )
+        ],
+    ),
     ("freeze_batchnorm", "returns the model", "frozen_in_place: returns the model it was given", "nothing_returned"),
     ("freeze_batchnorm", "state_dict keys unchanged", "frozen_in_place: state-dict keys", "marked_by_a_buffer"),
     (
@@ -132,6 +165,18 @@ CLAUSES = [
         [('if not hasattr(layer, "frozen_from"):', 'assert not hasattr(layer, "frozen_from")\n        if True:')],
     ),
     ("freeze_batchnorm", "survive train(): the counters", "frozen_while_training: batches counted", "gradients_only"),
+    (
+        "freeze_batchnorm",
+        "the counters stay",
+        "frozen_while_training: batches counted",
+        [(_RETURN, f"    [layer.num_batches_tracked.zero_() for layer in layers]\n{_RETURN}")],
+    ),
+    (
+        "freeze_batchnorm",
+        "every BN, one without a momentum too",
+        "frozen_while_training",
+        [(_STAY, f"{_STAY}\n        layer.usual = 1 - layer.momentum")],
+    ),
     ("freeze_batchnorm", "a frozen model deep-copies", "frozen_copy", "scale_kept"),
     (
         "freeze_batchnorm",
@@ -222,6 +267,18 @@ CLAUSES = [
     ),
     (
         "unfreeze_batchnorm",
+        "returns the model, with nothing to undo too",
+        "unfrozen_in_turns: returns the model with nothing to undo",
+        [
+            (
+                f"    for layer in {_EACH_LAYER}:\n        if has",
+                f"    if not any(hasattr(layer, 'frozen_from') for layer in {_EACH_LAYER}):\n        return None\n"
+                f"    for layer in {_EACH_LAYER}:\n        if has",
+            )
+        ],
+    ),
+    (
+        "unfreeze_batchnorm",
         "every requires_grad, frozen in both ways",
         "unfrozen_from_both_ways: trained parameters",
         [
@@ -236,6 +293,18 @@ CLAUSES = [
         "every mode, frozen in both ways",
         "unfrozen_from_both_ways: layers in eval mode",
         "second_freeze_remembered",
+    ),
+    (
+        "unfreeze_batchnorm",
+        "every mode, frozen in both ways the other way round",
+        "unfrozen_from_both_ways: layers in eval mode, the other way round",
+        "second_freeze_remembered",
+    ),
+    (
+        "unfreeze_batchnorm",
+        "every requires_grad, frozen in both ways the other way round",
+        "unfrozen_from_both_ways: trained parameters, the other way round",
+        [(_IF_NEW, f"{_IF_NEW[:-1]} or not affine:")],
     ),
     ("unfreeze_batchnorm", "unfreezing twice = once", "unfrozen_twice", "only_once"),
     ("unfreeze_batchnorm", "unfreezing twice = once", "unfrozen_twice: layers in eval mode", "saved_state_kept"),
@@ -334,6 +403,37 @@ CLAUSES = [
     ("recalibrate", "modes as before", "recalibrated_rest: layers in eval mode", "left_in_train"),
     ("recalibrate", "momentum as before", "recalibrated_rest: momentum", "momentum_changed"),
     ("recalibrate", "counters as before", "recalibrated_rest: batches counted", "counter_reset"),
+    *(
+        (
+            "recalibrate",
+            f"{what} as before, of every kind",
+            f"recalibrated_kinds_as_before: {seen}",
+            [(_RETURN, f"    [{do} for layer in order if type(layer) is nn.SyncBatchNorm]\n{_RETURN}")],
+        )
+        for what, seen, do in (
+            ("modes", "layers in eval mode", "layer.eval()"),
+            ("momentum", "momentum", "setattr(layer, 'momentum', 0.1)"),
+            ("counters", "batches counted", "layer.num_batches_tracked.zero_()"),
+        )
+    ),
+    (
+        "recalibrate",
+        "eps as before",
+        "recalibrated_rest: next output",
+        [(_RETURN, f"    for layer in order:\n        layer.eps = 1e-5\n{_RETURN}")],
+    ),
+    (
+        "recalibrate",
+        "the batches as before",
+        "recalibrated_rest: inputs changed",
+        [(_RETURN, f"    [batch.zero_() for batch in batches]\n{_RETURN}")],
+    ),
+    (
+        "recalibrate",
+        "the list of batches as before",
+        "recalibrated_rest: batches in the list",
+        [(_RETURN, f"    getattr(batches, 'clear', list)()\n{_RETURN}")],
+    ),
     (
         "recalibrate",
         "requires_grad as before",
@@ -397,6 +497,24 @@ CLAUSES = [
         "recalibrated_refusals: error for a layer in two places",
         "called_twice_accepted",
     ),
+    (
+        "recalibrate",
+        "a BN called twice in one pass, as many calls as layers",
+        "recalibrated_refusals: error for a layer called twice",
+        [("if called.count(layer) > 1:", "if len(called) > len(layers):")],
+    ),
+    (
+        "recalibrate",
+        "only a BN that is called twice: not one of two names",
+        "recalibrated_reached",
+        [
+            (
+                "    order, lengths = [], []",
+                "    everywhere = [m for _, m in model.named_modules(remove_duplicate=False) if is_batchnorm(m)]\n"
+                "    if len(everywhere) > len(layers):\n        raise ValueError\n    order, lengths = [], []",
+            )
+        ],
+    ),
     ("GhostBatchNorm", "statistics per virtual batch", "ghost_of_table: y", "whole_batch"),
     ("GhostBatchNorm", "split on dim 0, the last smaller", "ghost_of_table", "equal_parts"),
     ("GhostBatchNorm", "split, nothing left over", "ghost_of_table: y of parts of the same size", "whole_batch"),
@@ -408,12 +526,24 @@ CLAUSES = [
     ("GhostBatchNorm", "any rank: 5", "ghost_of_maps: y for 5 axes", _of_rank(5)),
     ("GhostBatchNorm", "the last is smaller", "ghost_of_maps: y for 4 axes", "rest_joined"),
     ("GhostBatchNorm", "a batch smaller than a virtual one", "ghost_of_small_batch", "number_of_parts"),
+    (
+        "GhostBatchNorm",
+        "virtual batches of one sample",
+        "ghost_of_small_batch: y of virtual batches of one sample",
+        [(_SPLIT, "x.split(max(2, self.virtual_batch_size))")],
+    ),
     ("GhostBatchNorm", "one EMA update per virtual batch", "ghost_updates: running_mean", "one_update"),
     ("GhostBatchNorm", "in order", "ghost_updates", "reversed_updates"),
     ("GhostBatchNorm", "unbiased running_var", "ghost_updates: running_var", "biased_running_var"),
     ("GhostBatchNorm", "momentum is 0.1 by default", "ghost_updates_by_default", [("= 0.1,", "= 0.2,")]),
     ("GhostBatchNorm", "one EMA update per virtual batch: rank 3", "ghost_updates: running_mean at last", _of_rank(3)),
     ("GhostBatchNorm", "one EMA update per virtual batch: rank 5", "ghost_updates: running_var at last", _of_rank(5)),
+    (
+        "GhostBatchNorm",
+        "one EMA update per virtual batch, whether gradients are recorded or not",
+        "ghost_updates: running_var at last",
+        [("if not self.training:", "if not (self.training and torch.is_grad_enabled()):")],
+    ),
     ("GhostBatchNorm", "eval as BatchNorm", "ghost_in_eval", "ghosts_in_eval"),
     ("GhostBatchNorm", "eval as BatchNorm: a single sample", "ghost_in_eval: y of one sample", "ghosts_in_eval"),
     ("GhostBatchNorm", "eval as BatchNorm, any rank", "ghost_in_eval: y for 2 axes", _in_eval("batch_norm(x, *both)")),
@@ -505,6 +635,18 @@ CLAUSES = [
     ),
     ("GhostBatchNorm", "device", "ghost_arguments: devices of device='meta'", "device_and_dtype_ignored"),
     ("GhostBatchNorm", "dtype", "ghost_arguments: dtypes of dtype=torch.float64", "device_and_dtype_ignored"),
+    (
+        "GhostBatchNorm",
+        "dtype: of γ and β too",
+        "ghost_arguments: dtypes of dtype=torch.float64",
+        [
+            (
+                _SET_SIZE,
+                f"{_SET_SIZE}\n        if affine:\n"
+                "            self.weight = nn.Parameter(torch.ones(num_features, device=device))",
+            )
+        ],
+    ),
     ("momentum_for_accumulation", "k updates forget as much as one", "accumulated", "divided"),
     ("momentum_for_accumulation", "one update is one", "accumulated_once", "one_less"),
     (
@@ -512,6 +654,12 @@ CLAUSES = [
         "a float",
         "accumulated_once: m is a float",
         [("return -math.expm1(", "return torch.ones((), dtype=torch.float64) * -math.expm1(")],
+    ),
+    (
+        "momentum_for_accumulation",
+        "a float, of several updates too",
+        "accumulated: m is a float",
+        [("return -math.expm1(", "return 1.0 if micro_batches < 2 else torch.tensor(1.0) * -math.expm1(")],
     ),
     (
         "momentum_for_accumulation",
@@ -629,6 +777,17 @@ CLAUSES = [
     ),
     ("weight_decay_groups", "two groups, one of them empty", "decay_of_one_layer", "empty_group_left_out"),
     ("weight_decay_groups", "biases get 0, whatever their names", "decay_of_others: without", "bias_by_beginning"),
+    (
+        "weight_decay_groups",
+        "biases get 0, whatever they belong to",
+        "decay_of_others: without",
+        [
+            (
+                '"bias" in name.rpartition(".")[2]',
+                '"bias" in name.rpartition(".")[2] and not name.startswith("own.b")',
+            )
+        ],
+    ),
     ("weight_decay_groups", "the others decay: embeddings", "decay_of_others: with decay", "embeddings_spared"),
     (
         "weight_decay_groups",

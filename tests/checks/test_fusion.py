@@ -16,6 +16,32 @@ _SHIFTED = [("fused.weight = nn.Parameter(weight,", "bias = bias + 1\n    fused.
 _FROZEN = [("fused = copy.deepcopy(conv)", "fused = copy.deepcopy(conv.requires_grad_(False))")]
 _FROZEN_LINEAR = [("fused = copy.deepcopy(linear)", "fused = copy.deepcopy(linear.requires_grad_(False))")]
 _MIXED = [("return fused", "torch.zeros(len(fused.bias)) + fused.bias\n    return fused")]
+_NO_GRAD = "    with torch.no_grad():\n"
+_ONE_CHANNEL_MORE = "bn.running_mean is not None and len(bn.running_mean) > len({weight}) and bn.weight is None"
+_MODULES = ("    run = fx.Interpreter(", "    modules = dict(net.named_modules())\n    run = fx.Interpreter(")
+_TWICE = "if calls[source.target] > 1:"
+_NOTHING = "bn.running_mean is None and bn.weight is None and not bn.training"
+
+
+def _before_folding(*lines):
+    """The edit of `fuse_conv_bn` and `fuse_linear_bn` that does something first."""
+    return [(_NO_GRAD, "".join(f"    {line}\n" for line in lines) + _NO_GRAD)]
+
+
+def _given_a_bias(layer):
+    """The edit that registers a bias on a layer without one."""
+    return _before_folding(
+        f"if {layer}.bias is None and len({layer}.weight) == bn.num_features:",
+        f"    {layer}.bias = nn.Parameter(torch.zeros_like(bn.running_mean))",
+    )
+
+
+def _refused_otherwise(condition, layer):
+    """The edit that raises another error under a condition."""
+    old = f"    expect_plain({layer}, "
+    return [(old, f"    if {condition}:\n        raise RuntimeError\n{old}")]
+
+
 _ON_THE_CPU = [("return fused", "return fused.to_empty(device='cpu') if fused.weight.is_meta else fused")]
 CLAUSES = [
     ("fold_batchnorm", "the slope multiplies the weight", "fold_into_linear: weight", "gamma_forgotten"),
@@ -52,8 +78,14 @@ CLAUSES = [
     (
         "fold_batchnorm",
         "transposed with groups",
-        "fold_into_transposed_with_groups: weight",
+        "fold_into_transposed_with_groups: weight in 1d",
         "groups_tiled",
+    ),
+    (
+        "fold_batchnorm",
+        "transposed with groups: 1d, 2d and 3d",
+        "fold_into_transposed_with_groups: weight in 3d",
+        [("weight.shape[1], *kernel)", "weight.shape[1], *kernel if groups == 1 else (1,))")],
     ),
     (
         "fold_batchnorm",
@@ -83,6 +115,40 @@ CLAUSES = [
     ),
     ("fold_batchnorm", "cast back: weight", "fold_keeps_dtypes: dtype of weight, float16", "float64_returned"),
     ("fold_batchnorm", "cast back: bias", "fold_keeps_dtypes: dtype of bias, bfloat16", "promoted"),
+    (
+        "fold_batchnorm",
+        "cast back: without gamma and beta",
+        "fold_keeps_dtypes: dtype of weight without gamma and beta, float16",
+        [
+            (
+                "(weight.double() * wide).to(weight.dtype)",
+                "(weight.double() * wide).to(weight.dtype if bn.weight is not None else wide.dtype)",
+            )
+        ],
+    ),
+    (
+        "fold_batchnorm",
+        "cast back: transposed",
+        "fold_keeps_dtypes: dtype of weight of a transposed one, bfloat16",
+        [
+            (
+                "(weight.double() * wide).to(weight.dtype)",
+                "(weight.double() * wide).to(wide.dtype if transposed else weight.dtype)",
+            )
+        ],
+    ),
+    (
+        "fold_batchnorm",
+        "inputs stay: a layer without gamma and beta",
+        "fold_keeps_dtypes: inputs changed",
+        [
+            (
+                "    scale = (bn",
+                "    if bn.weight is None:\n        bn.weight = nn.Parameter(torch.ones_like(bn.running_var))\n"
+                "    scale = (bn",
+            )
+        ],
+    ),
     (
         "fold_batchnorm",
         "a new bias has the weight's dtype",
@@ -128,13 +194,78 @@ CLAUSES = [
         "conv_padding_mode: y, padding 2, circular",
         [("return fused", "fused.padding_mode = conv.padding_mode.replace('circular', 'reflect')\n    return fused")],
     ),
+    *(
+        (
+            "fuse_conv_bn",
+            f"padding_mode kept: {rank}d",
+            f"conv_padding_mode: y, padding 1, {mode} in {rank}d",
+            [
+                (
+                    "return fused",
+                    f"if conv.weight.dim() == {rank + 2}:\n        fused.padding_mode = 'zeros'\n    return fused",
+                )
+            ],
+        )
+        for rank, mode in {1: "circular", 3: "replicate"}.items()
+    ),
+    *(
+        (
+            "fuse_conv_bn",
+            f"the convolution's own mode makes no difference: {mode}",
+            "conv_2d_without_some",
+            [("if bn.training:", f"if bn.training or conv.training is {mode == 'training'}:")],
+        )
+        for mode in ("training", "eval")
+    ),
     ("fuse_conv_bn", "groups kept", "conv_groups: y, one channel each", "groups_dropped"),
     ("fuse_conv_bn", "transposed", "conv_transposed: y in 2d", "transposed_not_passed"),
     ("fuse_conv_bn", "output padding kept", "conv_transposed: y in 1d", "output_padding_dropped"),
+    *(
+        (
+            "fuse_conv_bn",
+            f"transposed, dilation kept: {rank}d",
+            f"conv_transposed: y in {rank}d",
+            [
+                (
+                    "return fused",
+                    f"if conv.weight.dim() == {rank + 2}:\n        fused.dilation = (1,) * {rank}\n    return fused",
+                )
+            ],
+        )
+        for rank in (1, 3)
+    ),
     ("fuse_conv_bn", "transposed, groups", "conv_transposed_groups: y, without bias", "groups_not_passed"),
+    *(
+        (
+            "fuse_conv_bn",
+            f"transposed, groups: {rank}d",
+            f"conv_transposed_groups: y in {rank}d",
+            [("if bn.training:", f"if bn.training or (conv.groups > 1 and conv.kernel_size == (2,) * {rank}):")],
+        )
+        for rank in (2, 3)
+    ),
     ("fuse_conv_bn", "transposed, 3d", "conv_transposed: y in 3d", _SHIFTED),
     ("fuse_conv_bn", "inputs not changed", "conv_layers_untouched: inputs changed", "layer_overwritten"),
     ("fuse_conv_bn", "gradients and requires_grad stay", "conv_layers_untouched: inputs changed", _FROZEN),
+    (
+        "fuse_conv_bn",
+        "inputs not changed: no bias registered",
+        "conv_layers_untouched: inputs changed, no bias, gamma and beta",
+        _given_a_bias("conv"),
+    ),
+    (
+        "fuse_conv_bn",
+        "what may be fused is, whatever is missing",
+        "conv_layers_untouched: y, no bias, gamma and beta",
+        [("return fused", "fused.bias.data.mul_(1 + (conv.bias is None))\n    return fused")],
+    ),
+    (
+        "fuse_conv_bn",
+        "inputs not changed: transposed",
+        "conv_layers_untouched: inputs changed, transposed",
+        [("fused = copy.deepcopy(conv)", "fused = conv if conv.transposed else copy.deepcopy(conv)")],
+    ),
+    ("fuse_conv_bn", "what may be fused is: transposed", "conv_layers_untouched: y, transposed", "groups_not_passed"),
     (
         "fuse_conv_bn",
         "dtype kept",
@@ -204,6 +335,18 @@ CLAUSES = [
     ),
     (
         "fuse_conv_bn",
+        "no running stats → ValueError, without gamma and beta too",
+        "conv_refusals: error for a BatchNorm without them, gamma and beta",
+        _refused_otherwise(_NOTHING, "conv"),
+    ),
+    (
+        "fuse_conv_bn",
+        "channel mismatch → ValueError, without gamma and beta too",
+        "conv_refusals: error for one channel more, without gamma and beta",
+        _refused_otherwise(_ONE_CHANNEL_MORE.format(weight="conv.weight"), "conv"),
+    ),
+    (
+        "fuse_conv_bn",
         "channel mismatch, transposed",
         "conv_transposed_refusals: error for as many channels as axis 1 of the weight is long",
         [
@@ -223,6 +366,18 @@ CLAUSES = [
     ("fuse_linear_bn", "the bias moves", "linear_layers_untouched: y", "bias_not_moved"),
     ("fuse_linear_bn", "what may be fused is", "linear_refusals: y", "bias_not_moved"),
     ("fuse_linear_bn", "gradients and requires_grad stay", "linear_layers_untouched: inputs changed", _FROZEN_LINEAR),
+    (
+        "fuse_linear_bn",
+        "inputs not changed: no bias registered",
+        "linear_layers_untouched: inputs changed, no bias, gamma and beta",
+        _given_a_bias("linear"),
+    ),
+    (
+        "fuse_linear_bn",
+        "what may be fused is, whatever is missing",
+        "linear_layers_untouched: y, no bias, gamma and beta",
+        [("return fused", "fused.bias.data.mul_(1 + (linear.bias is None))\n    return fused")],
+    ),
     ("fuse_linear_bn", "inputs not changed", "linear_layers_untouched: inputs changed", "layer_overwritten"),
     (
         "fuse_linear_bn",
@@ -285,6 +440,18 @@ CLAUSES = [
         "linear_refusals: error for a BatchNorm in training mode and without them",
         "no_statistics_crash",
     ),
+    (
+        "fuse_linear_bn",
+        "no running stats → ValueError, without gamma and beta too",
+        "linear_refusals: error for a BatchNorm without them, gamma and beta",
+        _refused_otherwise(_NOTHING, "linear"),
+    ),
+    (
+        "fuse_linear_bn",
+        "channel mismatch → ValueError, without gamma and beta too",
+        "linear_refusals: error for one channel more, without gamma and beta",
+        _refused_otherwise(_ONE_CHANNEL_MORE.format(weight="linear.weight"), "linear"),
+    ),
     ("fusion_report", "fused: conv", "report_of_legal_pairs: fused layers", "registered_neighbours"),
     ("fusion_report", "fused: transposed", "report_of_legal_pairs: fused layers", "transposed_left"),
     ("fusion_report", "fused: 1d and 3d", "report_of_legal_pairs: fused layers", "maps_only"),
@@ -295,6 +462,35 @@ CLAUSES = [
         [("gap <= TOLERANCE", "torch.equal(fused(*args), bn(layer(*args)))")],
     ),
     ("fusion_report", "fused: linear on 2-D", "report_of_legal_pairs: fused layers", "linear_left"),
+    (
+        "fusion_report",
+        "fused: linear with a bias",
+        "report_in_float32: fused layers",
+        [
+            (
+                _TWICE,
+                f"if source.target.endswith('fc') and layer.bias is not None:\n            return 'a bias'\n        {_TWICE}",
+            )
+        ],
+    ),
+    (
+        "fusion_report",
+        "fused: a pair without a parent of its own",
+        "report_of_legal_pairs: fused layers of a single pair",
+        [(_TWICE, f"if '.' not in node.target:\n            return 'no parent'\n        {_TWICE}")],
+    ),
+    (
+        "fusion_report",
+        "fused: whatever is trained",
+        "report_of_legal_pairs: fused (1) or left (0), row by row of a single pair",
+        [(_TWICE, f"if not layer.weight.requires_grad:\n            return 'not trained'\n        {_TWICE}")],
+    ),
+    (
+        "fusion_report",
+        "qualified names: of a pair without a parent",
+        "report_of_legal_pairs: layers in the report of a single pair",
+        [("return list(rows.items())", "return [(f'model.{name}', reason) for name, reason in rows.items()]")],
+    ),
     ("fusion_report", "qualified names", "report_of_legal_pairs: layers in the report", "short_names"),
     ("fusion_report", "in call order", "report_of_legal_pairs: layers in the report", "registration_order"),
     ("fusion_report", "a list of pairs", "report_of_legal_pairs", "dictionary_returned"),
@@ -333,6 +529,30 @@ CLAUSES = [
         [("if len(node.all_input_nodes) != 1:", "net.get_submodule(str(node.args[0].target))\n        if False:")],
     ),
     ("fusion_report", "BN→conv left", "report_of_illegal_pairs: fused layers", "folded_forwards"),
+    (
+        "fusion_report",
+        "fused: a BN between two convolutions",
+        "report_of_legal_pairs: fused layers",
+        [
+            (
+                "        [source] = node.all_input_nodes",
+                "        if any(isinstance(modules.get(user.target), CONVOLUTIONS) for user in node.users):\n"
+                "            return 'before a convolution'\n        [source] = node.all_input_nodes",
+            ),
+            _MODULES,
+        ],
+    ),
+    (
+        "fusion_report",
+        "a row per BN, and for no other norm",
+        "report_of_illegal_pairs: layers in the report",
+        [
+            (
+                "        if is_foldable(module):",
+                "        if is_foldable(module) or isinstance(module, nn.InstanceNorm2d):",
+            )
+        ],
+    ),
     ("fusion_report", "linear only on 2-D", "report_of_a_sequence: fused layers of sequences", "rank_ignored"),
     (
         "fusion_report",
@@ -351,6 +571,30 @@ CLAUSES = [
     ),
     ("fusion_report", "a BN called twice left", "report_of_shared_layers: fused layers", "norm_called_twice_ignored"),
     ("fusion_report", "output used elsewhere left", "report_of_shared_layers: fused layers", "users_ignored"),
+    (
+        "fusion_report",
+        "output used elsewhere left: by another BN",
+        "report_of_shared_layers: fused layers",
+        [
+            (
+                "if len(source.users) > 1:",
+                "if not all(is_foldable(modules.get(user.target)) for user in source.users):",
+            ),
+            _MODULES,
+        ],
+    ),
+    (
+        "fusion_report",
+        "output used elsewhere left: an output of the model",
+        "report_of_shared_layers: fused layers of a model with two outputs",
+        [("if len(source.users) > 1:", "if len([user for user in source.users if user.op != 'output']) > 1:")],
+    ),
+    (
+        "fusion_report",
+        "a model with two outputs: names and order",
+        "report_of_shared_layers: layers in the report of a model with two outputs",
+        "short_names",
+    ),
     ("fusion_report", "one row for two calls", "report_of_shared_layers: layers in the report", "row_for_each_call"),
     ("fusion_report", "a tuple of arguments", "report_of_two_arguments", "tuple_not_unpacked"),
     (
@@ -389,6 +633,12 @@ CLAUSES = [
     ("fuse", "a layer called twice stays", "fuse_shared_layers: y", "layer_called_twice_ignored"),
     ("fuse", "a BN called twice stays", "fuse_shared_layers: BatchNorm calls left", "norm_called_twice_ignored"),
     ("fuse", "output used elsewhere", "fuse_shared_layers: y", "users_ignored"),
+    (
+        "fuse",
+        "output used elsewhere: an output of the model",
+        "fuse_shared_layers: y of a model with two outputs",
+        "users_ignored",
+    ),
     ("fuse", "a tuple of arguments", "fuse_two_arguments", "tuple_not_unpacked"),
     ("fuse", "a tuple of one argument", "fuse_with_one_argument", "tuple_not_unpacked"),
     ("fuse", "the BN's own mode", "fuse_two_arguments: BatchNorm calls left", "mode_of_the_model"),

@@ -19,6 +19,10 @@ from tests.right_answers.sync import RIGHT
 
 TOPIC = "sync"
 _STATE = "vars(layer).update(vars(module), process_group=group)"
+_REDUCE = "functools.reduce(merge_moments, everyone)"
+_VAR = "return n, mean, m2 / max(n, 1)"
+_INVSTD = "invstd = (var + eps).rsqrt()"
+_DX = "return dx, dweight, dbias, None"
 #: What is not asked to change starts anew as well.
 _ANEW = [
     (
@@ -60,10 +64,31 @@ CLAUSES = [
         "union_leaves_its_sides_alone: type of n, second side empty",
         [("return a", "return float(n_a), mean_a, m2_a")],
     ),
+    (
+        "merge_moments",
+        "n stays an int where the sides are of different sizes",
+        "union_leaves_its_sides_alone: type of n, of different sizes",
+        [("return n, mean_a", "return n if n_a == n_b else float(n), mean_a")],
+    ),
+    (
+        "merge_moments",
+        "the sides stay, in float64 too",
+        "union_leaves_its_sides_alone: inputs changed",
+        [("delta = mean_b - mean_a", "delta = mean_b.double().sub_(mean_a).to(mean_a.dtype)")],
+    ),
     ("merge_moments", "the sides stay", "union_leaves_its_sides_alone: inputs changed", "merged_in_place"),
     ("sync_moments", "n of all ranks", "moments_of_two_tables: n on rank 0", "own_count_returned"),
     ("sync_moments", "mean of all ranks, on each", "moments_of_two_tables: mean on rank 1", "this_rank_only"),
     ("sync_moments", "biased var", "moments_of_two_tables: var on rank 0", "unbiased_variance"),
+    *(
+        (
+            "sync_moments",
+            f"{name} in float32",
+            f"moments_of_two_ranks_in_float32: {name} on rank 1",
+            [(_VAR, f"{local} = {local} * (1 + (x.dtype == torch.float32))\n    {_VAR}")],
+        )
+        for name, local in {"mean": "mean", "var": "m2"}.items()
+    ),
     (
         "sync_moments",
         "n counts values, not samples",
@@ -101,6 +126,18 @@ CLAUSES = [
     ("sync_moments", "group", "moments_of_two_groups", "group_ignored"),
     (
         "sync_moments",
+        "one collective, with an empty shard too",
+        "cost_of_an_empty_shard: no more collectives than with full shards on rank 0",
+        [(_REDUCE, f"{_REDUCE}\n        if (counts == 0).any():\n            dist.barrier(group=group)")],
+    ),
+    (
+        "sync_moments",
+        "one collective, with a group too",
+        "moments_of_two_groups: no more collectives than without a group on rank 3",
+        [(_REDUCE, f"{_REDUCE}\n        if group is not None:\n            dist.barrier(group=group)")],
+    ),
+    (
+        "sync_moments",
         "group, by its name",
         "moments_of_two_groups",
         [
@@ -110,6 +147,18 @@ CLAUSES = [
         ],
     ),
     ("sync_moments", "n int", "moments_leave_x_alone: type of n of float32 on rank 0", "n_a_float"),
+    (
+        "sync_moments",
+        "n int, of uneven shards too",
+        "moments_leave_x_alone: type of n of uneven volumes on rank 1",
+        [(_VAR, f"n = n if x.dim() < 5 else float(n)\n    {_VAR}")],
+    ),
+    (
+        "sync_moments",
+        "the input stays, volumes too",
+        "moments_leave_x_alone: inputs changed",
+        [(_VAR, f"x.dim() == 5 and x.sub_(1)\n    {_VAR}")],
+    ),
     ("sync_moments", "the input stays", "moments_leave_x_alone: inputs changed", "x_centred_in_place"),
     (
         "sync_moments",
@@ -132,6 +181,27 @@ CLAUSES = [
         ],
     ),
     ("SyncBatchNormFunction", "dx of the whole batch", "gradient_of_two_tables: dx on rank 1", "own_sums_over_total"),
+    (
+        "SyncBatchNormFunction",
+        "y in float32",
+        "output_in_float32: y on rank 0",
+        [(_INVSTD, "invstd = (var * (1 + (x.dtype == torch.float32)) + eps).rsqrt()")],
+    ),
+    (
+        "SyncBatchNormFunction",
+        "dx in float32",
+        "gradient_in_float32: dx on rank 1",
+        [(_DX, f"dx = dx * (1 + (x.dtype == torch.float32))\n        {_DX}")],
+    ),
+    *(
+        (
+            "SyncBatchNormFunction",
+            f"{name} in float32",
+            f"parameter_gradients_in_float32: {name} on rank 1",
+            [(_DX, f"{name} = None if {name} is None else {name} * (1 + (x.dtype == torch.float32))\n        {_DX}")],
+        )
+        for name in ("dweight", "dbias")
+    ),
     ("SyncBatchNormFunction", "dx of maps", "gradient_of_uneven_maps", "no_variance_term"),
     ("SyncBatchNormFunction", "dx of volumes", "gradient_of_uneven_maps: dx of volumes on rank 1", "no_mean_term"),
     (
@@ -172,6 +242,30 @@ CLAUSES = [
     ),
     (
         "SyncBatchNormFunction",
+        "dweight, whatever else is frozen",
+        "parameter_gradients: dweight where bias needs none on rank 0",
+        [("if ctx.needs_input_grad[1]:", "if all(ctx.needs_input_grad[1:3]):")],
+    ),
+    (
+        "SyncBatchNormFunction",
+        "dbias, whatever else is frozen",
+        "parameter_gradients: dbias where weight needs none on rank 0",
+        [("if ctx.needs_input_grad[2]:", "if ctx.needs_input_grad[2] and (weight is None or dweight is not None):")],
+    ),
+    (
+        "SyncBatchNormFunction",
+        "one collective each, whatever is frozen",
+        "parameter_gradients: no more collectives where x needs none on rank 0",
+        [
+            (
+                "if ctx.needs_input_grad[0]:",
+                "if not all(ctx.needs_input_grad[:3]):\n            dist.barrier(group=ctx.group)\n"
+                "        if ctx.needs_input_grad[0]:",
+            )
+        ],
+    ),
+    (
+        "SyncBatchNormFunction",
         "running_mean in place, on every rank",
         "running_statistics: running_mean on rank 1",
         "running_statistics_not_in_place",
@@ -193,6 +287,12 @@ CLAUSES = [
         "unbiased over the total n",
         "running_statistics: running_var on rank 0",
         "unbiased_by_own_count",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "buffers updated where x is data",
+        "running_statistics: running_mean where x needs none on rank 0",
+        [("if n > 1:", "if n > 1 and ctx.needs_input_grad[0]:")],
     ),
     (
         "SyncBatchNormFunction",
@@ -260,6 +360,42 @@ CLAUSES = [
         ],
     ),
     ("SyncBatchNormFunction", "group", "step_of_two_groups: dx on rank 3", "group_ignored"),
+    (
+        "SyncBatchNormFunction",
+        "one collective each, with an empty shard too",
+        "cost_of_an_empty_shard: no more collectives with an empty shard on rank 0",
+        [(_INVSTD, f"{_INVSTD}\n        if n == 10:\n            dist.barrier(group=group)")],
+    ),
+    (
+        "SyncBatchNormFunction",
+        "one collective each, with a group too: forward",
+        "step_of_two_groups: no more collectives on rank 3",
+        [(_INVSTD, f"{_INVSTD}\n        if group is not None:\n            dist.barrier(group=group)")],
+    ),
+    (
+        "SyncBatchNormFunction",
+        "one collective each, with a group too: backward",
+        "step_of_two_groups: no more collectives on rank 0",
+        [(_DX, f"if ctx.group is not None:\n            dist.barrier(group=ctx.group)\n        {_DX}")],
+    ),
+    (
+        "SyncBatchNormFunction",
+        "one collective each, whatever is None: weight",
+        "step_without_some: no more collectives without weight on rank 0",
+        [(_INVSTD, f"{_INVSTD}\n        if weight is None:\n            dist.barrier(group=group)")],
+    ),
+    (
+        "SyncBatchNormFunction",
+        "one collective each, whatever is None: bias",
+        "step_without_some: no more collectives without bias on rank 1",
+        [(_INVSTD, f"{_INVSTD}\n        if bias is None:\n            dist.barrier(group=group)")],
+    ),
+    (
+        "SyncBatchNormFunction",
+        "one collective each, whatever is None: buffers",
+        "step_without_some: no more collectives without running statistics on rank 1",
+        [(_INVSTD, f"{_INVSTD}\n        if running_mean is None:\n            dist.barrier(group=group)")],
+    ),
     ("SyncBatchNormFunction", "buffers may be None", "step_without_some", "running_statistics_never_none"),
     ("SyncBatchNormFunction", "weight may be None", "step_without_some", "weight_never_none"),
     (
@@ -348,6 +484,17 @@ CLAUSES = [
         [("if not is_batchnorm(module):", "if not is_batchnorm(module) or not module.training:")],
     ),
     ("convert_sync_batchnorm", "no other layer", "layers_of_a_nested_model: layer 3.0", "other_norms_replaced"),
+    (
+        "convert_sync_batchnorm",
+        "no other layer: one with running statistics",
+        "layers_of_a_nested_model: layer 3.0",
+        [
+            (
+                "if not is_batchnorm(module):",
+                "if getattr(module, 'running_mean', None) is None and not is_batchnorm(module):",
+            )
+        ],
+    ),
     (
         "convert_sync_batchnorm",
         "no other layer: any",
