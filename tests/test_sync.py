@@ -736,7 +736,7 @@ def test_data_parallel_training_is_training_in_one_process(how, backend, device,
 def script(tmp_path):
     """The training script of chapter 5, as the page shows it."""
     page = (Path(__file__).parents[1] / "chapters" / "05-sync.md").read_text(encoding="utf-8")
-    [code] = re.findall(r"^```python\n(.*?)^```$", page, re.S | re.M)
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.S | re.M))
     path = tmp_path / "train.py"
     path.write_text(code, encoding="utf-8")
     return path

@@ -10,7 +10,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = [
     "flat_model",
-    "forked_model",
     "gated_model",
     "illegal_model",
     "images",
@@ -192,14 +191,6 @@ def _two_norms(c):
     return Part(forward, conv=_conv(c), first=nn.BatchNorm2d(c), second=nn.BatchNorm2d(c))
 
 
-def _two_outputs(c):
-    def forward(m, x):
-        y = m.conv(x)
-        return m.norm(y), y
-
-    return Part(forward, conv=_conv(c), norm=nn.BatchNorm2d(c))
-
-
 def _other_norm(c):
     norm = nn.InstanceNorm2d(c, affine=True, track_running_stats=True)
     return Part(lambda m, x: _bent(m.norm(m.conv(x))), conv=_conv(c), norm=norm)
@@ -273,12 +264,6 @@ def shared_model(case):
     """(model, channels): layers that are called twice, an output that is used twice, and one pair that is fine."""
     c = case.integer(2, 3)
     return _chain(case, [_plain(c), _one_conv_twice(c), _one_norm_twice(c), _elsewhere(c), _two_norms(c)]), c
-
-
-def forked_model(case):
-    """(model, channels): two outputs, of a BatchNorm and of the convolution before it; and one pair that is fine."""
-    c = case.integer(2, 3)
-    return _chain(case, [_plain(c)], last=[_two_outputs(c)]), c
 
 
 def gated_model(case):

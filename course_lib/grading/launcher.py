@@ -36,16 +36,17 @@ def main():
 def fork_when_asked():
     """Whether this process is a forked kernel; False when nobody can ask for kernels any more."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # kernels that have ended are gone
+    parent = os.getpid()
     for line in sys.stdin:
         if pid := os.fork():
             print(pid, flush=True)
         else:
-            become_a_kernel(*json.loads(line))
+            become_a_kernel(parent, *json.loads(line))
             return True
     return False
 
 
-def become_a_kernel(arguments, folder, environment):
+def become_a_kernel(parent, arguments, folder, environment):
     """Leave the process that this one was forked from, all but what it has imported."""
     import numpy as np
 
@@ -58,7 +59,9 @@ def become_a_kernel(arguments, folder, environment):
     os.chdir(folder)
     os.environ.update(environment)
     np.random.seed()  # Python draws new ones for its own `random`
-    sys.argv[1:] = [*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"]  # it ends with its parent
+    sys.argv[1:] = [*arguments, f"--IPKernelApp.parent_handle={parent}"]  # it ends with its parent
+    if os.getppid() != parent:  # which has ended since
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -444,7 +444,11 @@ def short(verdict):
 def test_no_forged_bundle_raises_or_scores_where_it_was_forged(piece):
     bundle = right_bundle(piece)
     groups = {s.name: group.title for group in piece.groups for s in group.scenarios}
+    # The scenarios of a group are judged alike: two of each are enough to forge.
+    forged = {scenario.name for group in piece.groups for scenario in group.scenarios[:2]}
     for path in paths(bundle):
+        if len(path) > 1 and path[0] == "scenarios" and path[1] not in forged:
+            continue
         for junk in JUNK:
             verdict = judge(piece, replaced(bundle, path, junk), 0)
             assert short(verdict) and verdict.to_html().encode(), (path, junk)

@@ -93,14 +93,14 @@ def test_a_changed_submission_is_graded_again_and_no_other(folder, pool):
         list(Classroom(folder, PROBLEM_SET).grade(pool=pool))
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(folder):
+def test_an_interrupted_run_goes_on_where_it_stopped(folder, pool):
     """Killed after the first of three: the next run grades the other two."""
     for student in ("right_numpy", "broken", "untouched"):
         (folder / "autograded" / student / PROBLEM_SET / "algorithm.record.json").unlink()
-    run = Classroom(folder, PROBLEM_SET).grade()
+    run = Classroom(folder, PROBLEM_SET).grade(pool=pool)
     next(run)
     run.close()
-    assert [fresh for _, _, fresh in Classroom(folder, PROBLEM_SET).grade()] == [False, True, True]
+    assert [fresh for _, _, fresh in Classroom(folder, PROBLEM_SET).grade(pool=pool)] == [False, True, True]
 
 
 def test_links_in_a_submission_are_not_followed(tmp_path):
