@@ -469,7 +469,7 @@ CLAUSES = [
         [
             (
                 _TWICE,
-                f"if source.target[-2:] == 'fc' and layer.bias is not None:\n            return 'a bias'\n        {_TWICE}",
+                f"if source.target[-2:] == 'fc' and layer.bias is not None:\n            return 'bias'\n        {_TWICE}",
             )
         ],
     ),
