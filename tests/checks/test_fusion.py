@@ -469,7 +469,8 @@ CLAUSES = [
         [
             (
                 _TWICE,
-                f"if source.target[-2:] == 'fc' and layer.bias is not None:\n            return 'bias'\n        {_TWICE}",
+                "if source.target.endswith('fc') and layer.bias is not None:\n"
+                f"            return 'a bias'\n        {_TWICE}",
             )
         ],
     ),
