@@ -11,7 +11,7 @@ ifneq ($(abspath $(CURDIR)),$(abspath $(HERE)))
 $(error make was called from $(CURDIR), but the course is in $(HERE): cd there first, or use make -C $(HERE))
 endif
 
-.PHONY: help demo test book release mutants lint clean
+.PHONY: help demo test book release mutants links lint clean
 
 help:
 	@echo "make demo     environment, exercises, book, and a sample class graded end to end"
@@ -19,6 +19,7 @@ help:
 	@echo "make book     the HTML book, warnings are errors"
 	@echo "make release  exercises, student edition and the students' zip"
 	@echo "make mutants  every small change of right answers that the checks have to notice (minutes)"
+	@echo "make links    every external link of the book is asked for: the only thing here that needs the web"
 	@echo "make lint     formatter and linter"
 	@echo "make clean    delete what is generated under _build/ (not the environment)"
 
@@ -45,6 +46,10 @@ release: .venv/ready
 
 mutants: .venv/ready
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
+
+# Those inside the book are checked by its build and by the tests. What was not reached is listed at the end.
+links: book
+	@$(BIN)/jupyter-book build . --builder linkcheck
 
 lint: .venv/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
