@@ -1,5 +1,6 @@
-"""Five things that the book's build needs and a configuration file cannot say."""
+"""Six things that the book's build needs and a configuration file cannot say."""
 
+import functools
 import hashlib
 import logging
 import re
@@ -10,11 +11,14 @@ from pathlib import Path
 from jupyter_cache import get_cache
 from jupyter_cache.executors import load_executor
 from myst_nb.core import render
+from pybtex import plugin
 from sphinx.util.logging import getLogger
 
 _ALWAYS_RUN = "execution_mode: force"  # what a page says whose outputs are never kept
 _log = getLogger(__name__)
 _coalesce_streams = render.coalesce_streams
+# For every citation it reads the metadata of all packages again, which takes longer than most pages.
+plugin.entry_points = functools.cache(plugin.entry_points)
 _CITED = re.compile(r"\[([a-z]+\d{4}\w*)\]")  # "[ioffe2015]" in a docstring, a key of references.bib
 
 
