@@ -42,7 +42,7 @@ def two():
     return [json.loads(run(PROBE)) for _ in range(2)]
 
 
-def gone(pid, within=5):
+def gone(pid, within=60):
     until = time.monotonic() + within
     while psutil.pid_exists(pid) and time.monotonic() < until:
         time.sleep(0.05)
