@@ -425,14 +425,12 @@ def paths(value, path=()):
 
 
 def replaced(bundle, path, junk):
+    """A bundle with something else in one place; what is beside the path is shared, for copying it takes long."""
     if not path:
         return junk
-    bundle = copy.deepcopy(bundle)
-    place = bundle
-    for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = junk
-    return bundle
+    place = copy.copy(bundle)
+    place[path[0]] = replaced(bundle[path[0]], path[1:], junk)
+    return place
 
 
 def short(verdict):
@@ -444,11 +442,7 @@ def short(verdict):
 def test_no_forged_bundle_raises_or_scores_where_it_was_forged(piece):
     bundle = right_bundle(piece)
     groups = {s.name: group.title for group in piece.groups for s in group.scenarios}
-    # The scenarios of a group are judged alike: two of each are enough to forge.
-    forged = {scenario.name for group in piece.groups for scenario in group.scenarios[:2]}
     for path in paths(bundle):
-        if len(path) > 1 and path[0] == "scenarios" and path[1] not in forged:
-            continue
         for junk in JUNK:
             verdict = judge(piece, replaced(bundle, path, junk), 0)
             assert short(verdict) and verdict.to_html().encode(), (path, junk)
