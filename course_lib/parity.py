@@ -7,6 +7,7 @@ better is noticed.
 
 import contextlib
 import copy
+import inspect
 import io
 import logging
 import warnings
@@ -17,11 +18,14 @@ from html import escape
 import torch
 from torch import nn
 
-from course_lib.batchnorm import BatchNorm1d, BatchNorm2d
+from course_lib.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
 __all__ = ["ROWS", "Row", "Table", "table"]
 
 MEANS = (0.0, 6e4, 1e6)  # 6e4 is where sums that do not cascade are worst: every rounding goes the same way
+TORCHS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+OURS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
+#: All rows, in the order of the page.
 ROWS = []
 
 
@@ -113,6 +117,10 @@ def _both(measure, torchs=nn.BatchNorm2d, ours=BatchNorm2d):
     return measure(torchs), measure(ours)
 
 
+def _yes(answer):
+    return "yes" if answer else "no"
+
+
 def _data(*shape, mean=0.0, std=1.0, seed=0):
     # The same values for every device.
     drawn = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
@@ -166,7 +174,7 @@ def _derivatives_of_derivatives():
             with _quietly():
                 right &= torch.autograd.gradcheck(f, inputs, check_forward_ad=True, raise_exception=False)
                 right &= torch.autograd.gradgradcheck(f, inputs, raise_exception=False)
-        return "yes" if right else "no"
+        return _yes(right)
 
     return _both(measure)
 
@@ -241,29 +249,28 @@ def _constant_channel():
     return _both(measure)
 
 
-@_row(0.0, ahead=True)
+@_row("0 of 168", ahead=True)
 def _threads():
-    """Results that change with the number of threads (1 to 4): outputs, gradients, buffers; 4 shapes in 2 layouts."""
+    """Results with 2, 3 or 4 threads that are not those with 1: outputs, gradients, buffers; 4 shapes, 2 layouts."""
 
     def measure(layer):
-        changed, threads = 0, torch.get_num_threads()
+        changed, compared, threads = 0, 0, torch.get_num_threads()
         try:
             for x in (_data(8, 70, 17, 19), _data(3000, 130, 1, 1), _data(2, 1, 300, 300), _data(90_000, 1, 1, 1)):
                 for last in (False, True):
-                    first = None
-                    for number in (1, 2, 3, 4):
-                        torch.set_num_threads(number)
-                        results = _step(layer(x.shape[1]), x, last)
-                        first = first or results
-                        changed += sum(not torch.equal(one, other) for one, other in zip(first, results, strict=True))
+                    alone, *shared = (_step(layer(x.shape[1]), x, last, number) for number in (1, 2, 3, 4))
+                    for results in shared:
+                        changed += sum(not torch.equal(one, other) for one, other in zip(alone, results, strict=True))
+                        compared += len(results)
         finally:
             torch.set_num_threads(threads)
-        return changed
+        return f"{changed} of {compared}"
 
     return _both(measure)
 
 
-def _step(layer, x, last):
+def _step(layer, x, last, threads):
+    torch.set_num_threads(threads)
     x = (x.contiguous(memory_format=torch.channels_last) if last else x).detach().requires_grad_()
     y = layer(x)
     gradients = torch.autograd.grad((y * y.detach().cos()).sum(), [x, layer.weight, layer.bias])
@@ -314,7 +321,7 @@ def _works(attempt):
             except Exception:
                 return "error"
         close = torch.allclose(state["running_mean"], want.running_mean, atol=1e-6)
-        return "yes" if close and state["num_batches_tracked"] == 1 else "no"
+        return _yes(close and state["num_batches_tracked"] == 1)
 
     return _both(measure)
 
@@ -346,10 +353,103 @@ def _compilation_of_a_cumulative_average():
 
 
 @_row("yes", ahead=False)
+def _arguments():
+    """The three classes take torch's arguments: names, order, defaults."""
+
+    def measure(layers):
+        pairs = zip(layers, TORCHS, strict=True)
+        return _yes(all(inspect.signature(layer) == inspect.signature(torchs) for layer, torchs in pairs))
+
+    return _both(measure, TORCHS, OURS)
+
+
+@_row("yes", ahead=False)
+def _classes():
+    """isinstance finds them by torch's classes, and convert_sync_batchnorm of torch.nn exchanges them."""
+
+    def measure(layers):
+        found = all(isinstance(layer(3), torchs) for layer, torchs in zip(layers, TORCHS, strict=True))
+        convert = nn.SyncBatchNorm.convert_sync_batchnorm
+        return _yes(found and all(isinstance(convert(layer(3)), nn.SyncBatchNorm) for layer in layers))
+
+    return _both(measure, TORCHS, OURS)
+
+
+@_row("yes", ahead=False)
+def _state_dicts():
+    """A state_dict goes to torch's layer and back, with all its keys and bits, whatever parts are switched off."""
+
+    def measure(layers):
+        same = True
+        for layer, torchs in zip(layers, TORCHS, strict=True):
+            for off in ({}, {"affine": False}, {"bias": False}, {"track_running_stats": False}):
+                one, other, again = layer(3, **off), torchs(3, **off), layer(3, **off)
+                for v in one.state_dict().values():
+                    v.copy_(_data(*v.shape, mean=5, seed=v.ndim))
+                other.load_state_dict(one.state_dict())
+                again.load_state_dict(other.state_dict())
+                states = [list(it.state_dict().items()) for it in (one, other, again)]
+                same &= all(
+                    [name for name, _ in state] == [name for name, _ in states[0]]
+                    and all(torch.equal(v, want) for (_, v), (_, want) in zip(state, states[0], strict=True))
+                    for state in states[1:]
+                )
+        return _yes(same)
+
+    return _both(measure, TORCHS, OURS)
+
+
+#: Arguments, and shape and dtype of a batch, that torch's BatchNorm1d refuses in training.
+REFUSED = (
+    ({}, (4, 5), torch.float32),  # another number of channels
+    ({}, (4, 3, 2, 2), torch.float32),  # another rank
+    ({}, (1, 3), torch.float32),  # one value per channel
+    ({"eps": 0.0}, (4, 3), torch.float32),
+    ({"momentum": "0.1"}, (4, 3), torch.float32),
+    ({}, (4, 3), torch.float64),
+    ({}, (4, 3), torch.int64),
+    ({"device": "meta"}, (4, 3), torch.float32),
+)
+
+
+@_row(f"{len(REFUSED)} of {len(REFUSED)}", ahead=False)
+def _errors():
+    """Errors of torch's kind for a wrong number of channels or axes or values, eps, momentum, dtype (two) or device."""
+
+    def kinds(layer, shape, dtype):
+        try:
+            layer(torch.zeros(shape, dtype=dtype))
+        except Exception as error:
+            return {kind for kind in (ValueError, TypeError, RuntimeError) if isinstance(error, kind)}
+        return set()
+
+    def measure(layer):
+        of_torch = [kinds(nn.BatchNorm1d(3, **arguments), *batch) for arguments, *batch in REFUSED]
+        here = [kinds(layer(3, **arguments), *batch) for arguments, *batch in REFUSED]
+        return f"{sum(bool(want) and want <= got for want, got in zip(of_torch, here, strict=True))} of {len(REFUSED)}"
+
+    return _both(measure, nn.BatchNorm1d, BatchNorm1d)
+
+
+@_row("yes", ahead=False)
 def _evaluation():
     """In evaluation the outputs are torch.nn's, bit for bit."""
     torchs, x = nn.BatchNorm2d(70), _data(8, 70, 17, 19)
     torchs(x)
     ours = BatchNorm2d(70)
     ours.load_state_dict(torchs.state_dict())
-    return "yes", "yes" if torch.equal(ours.eval()(x), torchs.eval()(x)) else "no"
+    return "yes", _yes(torch.equal(ours.eval()(x), torchs.eval()(x)))
+
+
+@_row(0.01, ahead=False)
+def _evaluation_with_a_large_mean():
+    """Largest output error in evaluation, running_mean 1e5 and running_var 2: float32 has steps of 0.008 there."""
+
+    def measure(layer):
+        layer, x = layer(4), _data(8, 4, 50, 50, mean=1e5)
+        layer.running_mean.fill_(1e5), layer.running_var.fill_(2.0)
+        want = (x.double() - 1e5) / (2 + layer.eps) ** 0.5
+        with torch.no_grad():
+            return (layer.eval()(x) - want).abs().max().item()
+
+    return _both(measure)
