@@ -32,7 +32,8 @@ def build_book(*, force=False):
         BuildError: the build failed.
     """
     single = (ROOT / name for name in ("_config.yml", "_toc.yml", "references.bib", "requirements.txt"))
-    sources = [*ROOT.glob("chapters/**/*"), *ROOT.glob("course_lib/**/*.py"), ZIP, *single]
+    shown = [*ROOT.glob("chapters/**/*"), *ROOT.glob("course_lib/**/*.py"), *ROOT.glob("benchmarks/results/*")]
+    sources = [*shown, ZIP, *single]
     whole = _digest(path for path in sources if "__pycache__" not in path.parts)
     index = BOOK / "index.html"
     if not force and index.is_file() and _STAMP.is_file() and _STAMP.read_text() == whole:

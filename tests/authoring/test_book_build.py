@@ -47,11 +47,13 @@ def test_force_builds_in_any_case():
     assert [book.build_book(), book.build_book(force=True)] == [True, True]
 
 
-@pytest.mark.parametrize("name", ["chapters/intro.md", "course_lib/figures.py", "references.bib"])
+@pytest.mark.parametrize(
+    "name", ["chapters/intro.md", "course_lib/figures.py", "benchmarks/results/cpu.json", "references.bib"]
+)
 def test_a_changed_source_is_noticed(builder, name):
     _, folder, _ = builder
     book.build_book()
-    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text("something else")
     assert book.build_book()
 
