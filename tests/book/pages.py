@@ -14,6 +14,8 @@ PAGES = sorted(ROOT.glob("chapters/*.md"))
 CHAPTERS = [page for page in PAGES if re.match(r"\d\d-", page.name)]
 NAMES = [page.stem for page in PAGES]
 MYTHS = ROOT / "chapters" / "myths.md"
+#: Pages that are read from the beginning; the others are there to look things up.
+STORIES = [*CHAPTERS, MYTHS, *(ROOT / "chapters" / f"{name}.md" for name in ("alternatives", "parity", "teaching"))]
 
 
 def text_of(page):
@@ -49,6 +51,7 @@ def headings(page):
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 by_chapter = pytest.mark.parametrize("page", CHAPTERS, ids=[page.stem for page in CHAPTERS])
+by_story = pytest.mark.parametrize("page", STORIES, ids=[page.stem for page in STORIES])
 
 
 @functools.cache

@@ -10,8 +10,10 @@ from tests.book.pages import (
     MYTHS,
     PAGES,
     ROOT,
+    STORIES,
     by_chapter,
     by_page,
+    by_story,
     cells,
     headings,
     prose,
@@ -143,9 +145,23 @@ def test_every_work_of_the_bibliography_is_cited():
 
 @by_chapter
 def test_a_chapter_has_every_part(page):
-    found = headings(page)
-    assert {"Now you", "Quiz", "Key points", "Sources"} <= set(found)
-    assert all(f"**{part}" in text_of(page) for part in ("Time:", "You need:", "Afterwards you can"))
+    assert {"Now you", "Quiz", "Key points", "Sources"} <= set(headings(page))
+
+
+@by_story
+def test_a_page_opens_with_its_minutes_what_it_needs_and_what_it_teaches(page):
+    title, box = r"^# [^\n]+\n\n", r":::\{admonition\} Before you start\n:class: note\n\n(.*?)\n:::\n"
+    opening = re.search(title + box, text_of(page), re.S | re.M)[1]
+    time, need, can, objectives = opening.split("\n\n")
+    assert re.match(r"\*\*Time:\*\* about \d+ minutes", time)
+    assert need.startswith("**You need:** ")
+    assert can == "**Afterwards you can**"
+    assert len(re.findall(r"^- [a-z].*[;.]$", objectives, re.M)) == len(objectives.splitlines()) >= 3
+
+
+@pytest.mark.parametrize("page", [page for page in STORIES if list(questions(page))], ids=lambda page: page.stem)
+def test_a_page_with_a_quiz_sums_up_its_points(page):
+    assert len(re.findall(r"^- ", text_of(page).partition("\n## Key points\n")[2].partition("\n## ")[0], re.M)) >= 4
 
 
 @pytest.mark.parametrize("page", [*CHAPTERS, MYTHS], ids=lambda page: page.stem)
