@@ -1,6 +1,7 @@
 """The built pages, without a browser: whole, linked, and without a graded function."""
 
 import ast
+import importlib
 import inspect
 import itertools
 import re
@@ -16,7 +17,7 @@ from course_lib import algorithm
 from course_lib.checks.piece import TOPICS
 from course_lib.checks.release import link_to
 from course_lib.misconceptions import catalogue
-from tests.book.pages import CHAPTERS, NAMES, ROOT, by_page, parsed, soup
+from tests.book.pages import CHAPTERS, NAMES, PAGES, ROOT, by_page, by_story, cells, parsed, soup
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,6 +66,74 @@ def test_a_page_says_nothing_about_the_machine_that_built_it(built, name):
     assert str(ROOT) not in text
     assert sys.prefix not in text
     assert str(Path(course_lib.__file__).parent) not in text
+
+
+@by_story
+def test_a_page_takes_the_minutes_that_it_says(built, page):
+    # 238 words a minute, four seconds a line of code; what is folded, printed or an answer of the quiz is not counted.
+    article = BeautifulSoup(str(soup(built, page.stem).select_one("article")), "html.parser")
+    lines = 0
+    for cell in article.select("div.cell"):
+        code = cell.select_one(".cell_input")
+        if code and not any(tag.startswith(("tag_hide-input", "tag_remove")) for tag in cell["class"]):
+            lines += sum(bool(line.strip()) for line in code.get_text().split("\n"))
+    for part in article.select("div.cell, script, style, .headerlink, #sources, noscript, svg, .quiz details p"):
+        part.decompose()
+    for formula in article.select(".math"):
+        formula.replace_with(" formula ")
+    text = article.get_text(" ")
+    minutes = len(re.findall(r"\S*\w\S*", text)) / 238 + lines * 4 / 60
+    said = int(re.search(r"about (\d+) minutes", text)[1])
+    assert abs(said - minutes) < 2, f"{page.stem} says {said} minutes, and takes {minutes:.1f}"
+
+
+# --- the page of the library
+
+
+def taken_from_the_library(page):
+    """What the cells of a page or a problem set take from the library: the names that it may be listed under."""
+    tree = ast.parse("\n".join(code for _, code in cells(page)))
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    taken, modules = set(), set()
+    for node in imported:
+        for name in (alias.name for alias in node.names if node.module.split(".")[0] == "course_lib"):
+            try:
+                value = getattr(importlib.import_module(node.module), name)
+            except AttributeError:
+                value = importlib.import_module(f"{node.module}.{name}")
+            (modules if inspect.ismodule(value) else taken).add((node.module, name))
+    names = {name for _, name in modules}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names:
+            taken.add((f"course_lib.{node.value.id}", node.attr))
+    for module, name in taken:
+        value = getattr(importlib.import_module(module), name)
+        yield {f"{module}.{name}", f"{getattr(value, '__module__', module)}.{name}"}
+
+
+def listed(built):
+    return {entry["id"] for entry in soup(built, "api").select("dt.sig[id]")}
+
+
+PROBLEM_SETS = sorted(ROOT.glob("solutions/*/*.md"))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *PROBLEM_SETS], ids=lambda page: page.stem)
+def test_the_library_page_lists_what_pages_and_problem_sets_call(built, page):
+    missing = [names for names in taken_from_the_library(page) if not names & listed(built)]
+    checks_of_arguments = [names for names in missing if all(".expect_" in name for name in names)]
+    instructors = [names for names in missing if names == {"course_lib.checks.piece.TOPICS"}]
+    assert [names for names in missing if names not in checks_of_arguments + instructors] == []
+
+
+def test_the_library_page_lists_no_checks_of_arguments(built):
+    assert [name for name in listed(built) if name.split(".")[-1].startswith(("expect_", "_"))] == []
+
+
+def test_arguments_that_are_explained_together_are_explained_once(built):
+    for parameters in soup(built, "api").select("dl.field-list > dd"):
+        texts = [entry.get_text().partition(" – ")[2] for entry in parameters.select(":scope > ul > li")]
+        assert all(text == "" or text != before for before, text in itertools.pairwise(texts)), texts
 
 
 @pytest.mark.parametrize("name", ["intro", *(page.stem for page in CHAPTERS)])
