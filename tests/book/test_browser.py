@@ -118,6 +118,7 @@ ONE_OF_EACH_COLOUR = """() => {
 def barriers(page):
     """Findings that are not minor: rule → the places. Answers of the quiz are opened before."""
     page.evaluate("document.querySelectorAll('details').forEach(answer => answer.open = true)")
+    page.evaluate("Promise.all(document.getAnimations().map(a => a.finished))")  # folded code fades in
     page.evaluate(ONE_OF_EACH_COLOUR)
     rules = RULES[page.kind]
     options = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
