@@ -13,7 +13,7 @@ from tests.book.pages import HTML
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Tests that look at the same view of a page run in a row, in the order of their file."""
+    """Tests that look at the same page run in a row, view by view, in the order of their file."""
     here = Path(__file__).parent
     places = [i for i, item in enumerate(items) if item.path.parent == here and "view" in item.fixturenames]
     ordered = sorted((items[i] for i in places), key=lambda item: item.callspec.params["view"])

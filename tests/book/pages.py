@@ -63,16 +63,26 @@ def soup(built, name):
     return parsed(built / "chapters" / f"{name}.html")
 
 
+@functools.cache
+def anchors(path):
+    """All that a link into a page may lead to."""
+    return {tag["id"] for tag in parsed(path).find_all(id=True)}
+
+
 @contextmanager
-def opened(browser, address, width=1280, theme="light", until="load"):
-    """A page with its formulas set, and what it asked for and complained about."""
+def opened(browser, address, width=1280, theme="light", formulas=True):
+    """A page, and what it asked for and complained about. Without formulas, which take longest, it is there at once."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
     page = context.new_page()
     page.requested, page.complaints = [], []
     page.on("request", lambda request: page.requested.append(request.url))
     page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
-    page.goto(address, wait_until=until)
+    if not formulas:
+        page.route("**/*mathjax*/**", lambda route: route.abort())
+    page.goto(address)
+    # What fades in, or moves from one theme's colour to the other's, is on the way in neither.
+    page.add_style_tag(content="*, *::before, *::after { animation: none !important; transition: none !important; }")
     page.evaluate("window.MathJax && MathJax.startup ? MathJax.startup.promise : null")
     try:
         yield page

@@ -44,7 +44,7 @@ class Sliders:
 
 @contextmanager
 def explorer(site, browser, kind, width=1280, theme="light"):
-    with opened(browser, address(site, EXPLORERS[kind]), width, theme) as page:
+    with opened(browser, address(site, EXPLORERS[kind]), width, theme, formulas=False) as page:
         yield Sliders(page, kind)
 
 
