@@ -42,14 +42,27 @@ class Mistake:
 
 
 class _Observations(Mapping):
-    """The observations of a mistake, {scenario: entry}. Each is made when somebody looks: most are never needed."""
+    """The observations of a mistake, {scenario: entry}. Each is made when somebody looks: most are never needed.
 
-    def __init__(self, piece, impl, seed):
-        self._names = list(dict.fromkeys(scenario.name for scenario in piece.scenarios))
-        self._entry = functools.cache(lambda name: _truth(piece, impl, seed, rounds=True, only=name)[name])
+    Args:
+        piece, impl, seed: what is observed.
+        native: `{scenario: entry}` of the reference as it was observed, before anything is lifted.
+        truth: the same in exact arithmetic. Where a mistake does to the bit what the reference does, it is right
+            there, and its exact values are the reference's.
+    """
+
+    def __init__(self, piece, impl, seed, native, truth):
+        def exact(name):
+            seen = self.native(name)
+            same = all(seen[key] == native[name][key] for key in ("seen", "error"))
+            return truth[name] if same else _lifted(piece, impl, seed, {name: seen}, rounds=True)[name]
+
+        self._names = list(native)
+        self.native = functools.cache(lambda name: observe(piece, impl, seed, only=name)["scenarios"][name])
+        self._exact = functools.cache(exact)
 
     def __getitem__(self, name):
-        return self._entry(name)
+        return self._exact(name)
 
     def __iter__(self):
         return iter(self._names)
@@ -77,33 +90,33 @@ def expectation(piece, seed):
         from course_lib import misconceptions
     except ImportError:
         return _shipped(piece, seed)
-    truth = _truth(piece, misconceptions.reference(piece.name), seed)
+    right = misconceptions.reference(piece.name)
+    native = observe(piece, right, seed)["scenarios"]
+    truth = _lifted(piece, right, seed, native)
     mistakes = (
-        Mistake(m.name, m.hint, m.read, lambda m=m: _Observations(piece, m.implementation(), seed))
+        Mistake(m.name, m.hint, m.read, lambda m=m: _Observations(piece, m.implementation(), seed, native, truth))
         for m in misconceptions.catalogue(piece.topic)
         if m.piece == piece.name
     )
     return Expectation(truth, tuple(mistakes))
 
 
-def _truth(piece, impl, seed, *, rounds=False, only=None):
-    """Facts as in the case's own dtype, values as in exact arithmetic.
+def _lifted(piece, impl, seed, native, *, rounds=False):
+    """Observed scenarios with facts as they are, in the case's own dtype, and values as in exact arithmetic.
 
     A mistake about rounding is none in exact arithmetic: with `rounds`, scenarios about rounding keep the
     values of the case's own dtype.
     """
-    native = observe(piece, impl, seed, only=only)["scenarios"]
-    if not any("array" in entry for scenario in native.values() for entry in scenario["seen"].values()):
-        return native
-    lifted = observe(piece, impl, seed, lift=True, only=only)["scenarios"]
-    for scenario in piece.scenarios:
-        if scenario.name not in native or (rounds and scenario.rounding):
+    exact = {name: {**entry, "seen": dict(entry["seen"])} for name, entry in native.items()}
+    kept = {scenario.name for scenario in piece.scenarios if rounds and scenario.rounding}
+    for scenario, entry in exact.items():
+        if scenario in kept or not any("array" in value for value in entry["seen"].values()):
             continue
-        for name, entry in native[scenario.name]["seen"].items():
-            exact = lifted[scenario.name]["seen"].get(name, {})
-            if "array" in entry and exact.get("shape") == entry["shape"]:
-                entry["array"] = exact["array"]
-    return native
+        lifted = observe(piece, impl, seed, lift=True, only=scenario)["scenarios"][scenario]["seen"]
+        for name, value in entry["seen"].items():
+            if "array" in value and lifted.get(name, {}).get("shape") == value["shape"]:
+                entry["seen"][name] = {**value, "array": lifted[name]["array"]}
+    return exact
 
 
 def unseen_layers(seed):

@@ -121,9 +121,24 @@ def test_where_there_are_facts_only_no_exact_arithmetic_is_needed(piece):
 
     for group in piece.groups:
         group.scenarios[:] = [replace(scenario, run=facts, dtypes=("float32",)) for scenario in group.scenarios]
-    truth = expect._truth(piece, lambda x: x + 1, 0)
+    impl = lambda x: x + 1  # noqa: E731
+    truth = expect._lifted(piece, impl, 0, observe(piece, impl, 0)["scenarios"])
     assert [entry["seen"] for entry in truth.values()] == [{"fact": {"fact": 2}}] * 2
     assert lifted == [torch.float32] * 2
+
+
+def test_where_a_mistake_does_what_the_reference_does_its_exact_values_are_not_made_again(piece):
+    dtypes = []
+
+    def wrong_for_tables(x):
+        dtypes.append(x.dtype.name)
+        return 2 * x + (x.ndim == 2)
+
+    native = observe(piece, lambda x: 2 * x, 0)["scenarios"]
+    truth = expect._lifted(piece, lambda x: 2 * x, 0, native)
+    mistake = expect._Observations(piece, wrong_for_tables, 0, native, truth)
+    assert mistake["of_floats"] is truth["of_floats"] and dtypes == ["float32"]
+    assert mistake["of_table"]["seen"]["y"] != truth["of_table"]["seen"]["y"] and dtypes[1:] == ["float64"] * 2
 
 
 def test_other_inputs_than_the_expectations_were_made_for_are_said_to_be(monkeypatch):
