@@ -4,6 +4,7 @@ The judge never calls the student's code. It trusts nothing in a bundle: whateve
 writes counts as a wrong observation.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -14,7 +15,7 @@ from course_lib.checks.observe import decode, stem
 from course_lib.checks.text import plain
 from course_lib.checks.verdict import Row, Verdict
 
-__all__ = ["distance", "judge", "passes", "tolerance"]
+__all__ = ["distance", "judge", "lost", "tolerance"]
 
 #: Units in the last place, of the largest expected value, that an honest computation may lose. In a short dtype
 #: only the result is rounded, and perhaps scale and shift: statistics are asked for in float32.
@@ -58,10 +59,23 @@ def judge(piece, bundle, seed):
     return Verdict(piece.name, tuple(rows), _notes(given))
 
 
-def passes(piece, bundle, seed):
-    """Whether `judge` would give full marks, without a look for known mistakes."""
+def lost(piece, bundle, seed, only=None):
+    """What `judge` would give no points for, without a look for known mistakes.
+
+    Args:
+        piece, bundle, seed: as for `judge`.
+        only: name of the one scenario to look at; all are looked at without it.
+
+    Returns:
+        Titles of the groups, a set; it is empty for full marks.
+    """
     wanted, given = _compared(piece, bundle, seed)
-    return not any(_problem_of_group(group, wanted.truth, given) for group in piece.groups)
+    return {
+        group.title
+        for group in piece.groups
+        for scenario in group.scenarios
+        if only in (None, scenario.name) and _problem(scenario, wanted.truth[scenario.name], given[scenario.name])
+    }
 
 
 def _compared(piece, bundle, seed):
@@ -89,10 +103,21 @@ def tolerance(scenario, name, want):
         return within
     if name in within:
         return within[name]
-    values = decode(want)
-    finite = np.abs(values[np.isfinite(values)])
-    scale = finite.max() if finite.size else 0.0
+    scale = _largest(want["array"], tuple(want["shape"]))
     return max(max(_ULPS.get(want["dtype"], 0.0), _FINEST) * (scale or 1.0), _NOTHING)
+
+
+# What is right, and what a mistake looks like, is compared with bundle after bundle.
+@functools.lru_cache(maxsize=8192)
+def _numbers(array, shape):
+    return decode({"array": array, "shape": shape})
+
+
+@functools.lru_cache(maxsize=8192)
+def _largest(array, shape):
+    values = _numbers(array, shape)
+    finite = np.abs(values[np.isfinite(values)])
+    return finite.max() if finite.size else 0.0
 
 
 def distance(got, want, allowed):
@@ -104,8 +129,10 @@ def distance(got, want, allowed):
         return 0.0 if got == want else math.inf
     if "array" not in got or got.get("dtype") != want["dtype"] or got.get("shape") != want["shape"]:
         return math.inf
+    if got["array"] == want["array"]:
+        return 0.0
     try:
-        have, should = decode(got), decode(want)
+        have, should = decode(got), _numbers(want["array"], tuple(want["shape"]))
     except ValueError:
         return math.inf
     if not np.array_equal(np.isfinite(have), np.isfinite(should)):
@@ -231,7 +258,7 @@ def _of_difference(name, got, want, allowed):
     if got.get("dtype") != want["dtype"]:
         return f"{name}: wrong dtype", want["dtype"], str(got.get("dtype"))
     try:
-        have, should = decode(got), decode(want)
+        have, should = decode(got), _numbers(want["array"], tuple(want["shape"]))
     except ValueError:
         return f"{name}: could not be read", _short(want), "something else"
     return _of_values(name, have, should, allowed)

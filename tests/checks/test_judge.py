@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from course_lib.checks.expect import Expectation, expectation
-from course_lib.checks.judge import distance, judge, passes, tolerance
+from course_lib.checks.judge import distance, judge, lost, tolerance
 from course_lib.checks.observe import encode, observe
 from course_lib.checks.piece import Scenario, find, pieces
 from course_lib.misconceptions import edit, reference
@@ -49,7 +49,7 @@ def without_mistakes(monkeypatch):
 def test_the_reference_has_full_marks(piece, through_json):
     verdict = judge(piece, through_json(right_bundle(piece)), 0)
     assert verdict.passed and verdict.points == piece.max_points and verdict.notes == ()
-    assert passes(piece, right_bundle(piece), 0)
+    assert lost(piece, right_bundle(piece), 0) == set()
 
 
 @every_piece
@@ -68,11 +68,12 @@ def test_points_of_a_verdict_are_those_of_the_piece(piece):
 def test_a_group_scores_only_if_all_its_observations_are_right(piece, scenario, name):
     bundle = right_bundle(piece)
     del bundle["scenarios"][scenario]["seen"][name]
-    lost = {row.title for row in judge(piece, bundle, 0).rows if not row.passed}
-    assert passes(piece, bundle, 0) == (not lost)
+    failed = {row.title for row in judge(piece, bundle, 0).rows if not row.passed}
+    assert failed == lost(piece, bundle, 0) == lost(piece, bundle, 0, only=scenario)
+    assert not any(lost(piece, bundle, 0, only=s.name) for s in piece.scenarios if s.name != scenario)
     want = expectation(piece, 0).truth[scenario]["seen"][name]
     theirs = [[s for s in group.scenarios if s.name == scenario and s.concerns(name, want)] for group in piece.groups]
-    assert lost == {group.title for group, concerned in zip(piece.groups, theirs, strict=True) if concerned}
+    assert failed == {group.title for group, concerned in zip(piece.groups, theirs, strict=True) if concerned}
 
 
 @pytest.mark.parametrize("off", [0.5, 2.0])
@@ -452,8 +453,8 @@ def test_no_forged_bundle_raises_or_scores_where_it_was_forged(piece):
                 continue
             if (part == "error" and junk is None) or (path[-1:] == ("fact",) and junk == ""):
                 continue  # nothing was replaced: no error, no changed input
-            lost = {groups[scenario]} if scenario else set(groups.values())
-            assert lost <= {row.title for row in verdict.rows if not row.passed}, (path, junk)
+            forged = {groups[scenario]} if scenario else set(groups.values())
+            assert forged <= {row.title for row in verdict.rows if not row.passed}, (path, junk)
 
 
 @each_quick_piece
