@@ -67,12 +67,14 @@ def decay_of_norms(impl, case):
 
 @spared.scenario()
 def decay_of_others(impl, case):
-    # Weights with one axis, biases whose names only begin or end so, parameters of no layer of torch's.
+    # Weights with one axis, biases whose names only begin or end so, parameters of no layer of torch's, and a layer
+    # whose own name says bias.
     model = seq(
         lstm=nn.LSTM(2, 2),
         prelu=nn.PReLU(3),
         own=_Scaled(3),
         fc=nn.Linear(3, 2),
+        debiased=nn.Linear(2, 3),
         embedding=nn.Embedding(3, 2),
         attention=nn.MultiheadAttention(2, 1),
     )

@@ -175,6 +175,16 @@ def _one_norm_twice(c):
     return Part(forward, first=_conv(c), second=_conv(c), norm=nn.BatchNorm2d(c))
 
 
+def _pair_thrice(c):
+    # Not twice: the number of calls left tells it from a BatchNorm that two layers share.
+    def forward(m, x):
+        for _ in range(3):
+            x = _bent(m.norm(m.conv(x)))
+        return x
+
+    return Part(forward, conv=_conv(c), norm=nn.BatchNorm2d(c))
+
+
 def _elsewhere(c):
     def forward(m, x):
         y = m.conv(x)
@@ -261,9 +271,10 @@ def rows_model(case):
 
 
 def shared_model(case):
-    """(model, channels): layers that are called twice, an output that is used twice, and one pair that is fine."""
+    """(model, channels): layers that are called again, an output that is used twice, and one pair that is fine."""
     c = case.integer(2, 3)
-    return _chain(case, [_plain(c), _one_conv_twice(c), _one_norm_twice(c), _elsewhere(c), _two_norms(c)]), c
+    parts = [_plain(c), _one_conv_twice(c), _one_norm_twice(c), _pair_thrice(c), _elsewhere(c), _two_norms(c)]
+    return _chain(case, parts), c
 
 
 def gated_model(case):

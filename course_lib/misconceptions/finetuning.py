@@ -935,6 +935,11 @@ MISCONCEPTIONS = [
         DECAY, "name.startswith('bias')",
     ),
     _groups(
+        "bias_in_a_layers_name", ((_IS_BIAS, 'if "bias" in name:'),),
+        "A weight is spared because the layer around it has bias in its name: the parameter's own name counts.",
+        DECAY, "'bias' in name, of the whole path",
+    ),
+    _groups(
         "embeddings_spared",
         ((_OF_NORMS, _OF_NORMS.replace("isinstance(m, norms)", "isinstance(m, (*norms, nn.Embedding))")),),
         "Embeddings were spared: they are neither norms nor biases.",

@@ -268,6 +268,13 @@ def _pairs(make, layer, bias):
 
 _CALLED_TWICE = (("if calls[source.target] > 1:", "if False:"),)
 _NORM_TWICE = (("if calls[node.target] > 1:", "if False:"),)
+_PAIR_AGAIN = (
+    (
+        "if calls[node.target] > 1:",
+        "if len({call.all_input_nodes[0].target for call in net.graph.nodes if call.target == node.target}) > 1:",
+    ),
+    ("if calls[source.target] > 1:", "if calls[source.target] > calls[node.target]:"),
+)
 _USERS_IGNORED = (("if len(source.users) > 1:", "if len(source.users) > 9:"),)
 _RANK_IGNORED = (
     ("if run.env[source].dim() != rank:", "if rank == 0:"),
@@ -289,6 +296,10 @@ _MODEL_MODE = (
 )
 _TRANSPOSED_LEFT = ((_KINDS, "isinstance(layer, (nn.Linear, *CONVOLUTIONS[:3]))"),)
 
+_FROM_THE_MODEL = (
+    "layer, bn = fused.get_submodule(source.target), fused.get_submodule(node.target)",
+    "layer, bn = model.get_submodule(source.target), model.get_submodule(node.target)",
+)
 _MOVES_ON = "        node.replace_all_uses_with(source)"
 # fmt: on
 
@@ -553,6 +564,11 @@ MISCONCEPTIONS = [
         TWICE, "reports that look at one call at a time",
     ),
     _report(
+        "pair_called_again", _PAIR_AGAIN,
+        "A layer and its BatchNorm that are called several times as a pair are called fused: shared layers stay as they are.",
+        TWICE, "reports that compare names and count no calls",
+    ),
+    _report(
         "users_ignored", _USERS_IGNORED,
         "The layer's output is used elsewhere too, and that user would get the folded values: leave the pair alone.",
         ELSEWHERE, "residual connections around a BatchNorm",
@@ -703,6 +719,11 @@ MISCONCEPTIONS = [
         "norm_called_twice_ignored", _fuse_on(_NORM_TWICE),
         "A BatchNorm that is called twice was folded away: shared layers stay as they are.",
         TWICE, "fusing that looks at one call at a time",
+    ),
+    _fuse(
+        "pair_called_again", _fuse_on(_PAIR_AGAIN, _FROM_THE_MODEL),
+        "A layer and its BatchNorm that are called several times as a pair were folded: shared layers stay as they are.",
+        TWICE, "fusing that tries out which pairs leave the output as it was",
     ),
     _fuse(
         "users_ignored", _fuse_on(_USERS_IGNORED),

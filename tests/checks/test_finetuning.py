@@ -788,6 +788,7 @@ CLAUSES = [
             )
         ],
     ),
+    ("weight_decay_groups", "biases, not what is in them", "decay_of_others: with decay", "bias_in_a_layers_name"),
     ("weight_decay_groups", "the others decay: embeddings", "decay_of_others: with decay", "embeddings_spared"),
     (
         "weight_decay_groups",

@@ -571,6 +571,7 @@ CLAUSES = [
         "layer_called_twice_ignored",
     ),
     ("fusion_report", "a BN called twice left", "report_of_shared_layers: fused layers", "norm_called_twice_ignored"),
+    ("fusion_report", "a pair called several times left", "report_of_shared_layers: fused layers", "pair_called_again"),
     ("fusion_report", "output used elsewhere left", "report_of_shared_layers: fused layers", "users_ignored"),
     (
         "fusion_report",
@@ -621,6 +622,7 @@ CLAUSES = [
     ("fuse", "linear only on 2-D: not on 4-D either", "fuse_a_sequence: y of rows", "rank_ignored"),
     ("fuse", "a layer called twice stays", "fuse_shared_layers: y", "layer_called_twice_ignored"),
     ("fuse", "a BN called twice stays", "fuse_shared_layers: BatchNorm calls left", "norm_called_twice_ignored"),
+    ("fuse", "a pair called several times stays", "fuse_shared_layers: BatchNorm calls left", "pair_called_again"),
     ("fuse", "output used elsewhere", "fuse_shared_layers: y", "users_ignored"),
     ("fuse", "a tuple of arguments", "fuse_two_arguments", "tuple_not_unpacked"),
     ("fuse", "a tuple of one argument", "fuse_with_one_argument", "tuple_not_unpacked"),

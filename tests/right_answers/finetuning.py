@@ -709,7 +709,7 @@ def names_subtracted(model, weight_decay):
     for prefix, m in model.named_modules():
         if isinstance(m, (*_NORMS, running_stats.BatchNorm)):
             none |= {f"{prefix}.{n}".lstrip(".") for n, _ in m.named_parameters(recurse=False)}
-    none |= {n for n in everything if "bias" in n}
+    none |= {n for n in everything if n[n.rfind(".") + 1 :].count("bias")}
     return (
         {"params": [everything[n] for n in everything if n not in none], "weight_decay": weight_decay},
         {"params": [everything[n] for n in everything if n in none], "weight_decay": 0.0},

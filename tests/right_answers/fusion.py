@@ -407,14 +407,14 @@ def _tried(model, example):
     args = _arguments(example)
     calls, _ = _recorded(model, example)
     modules = dict(model.named_modules())
-    order = list(dict.fromkeys(name for name, *_ in calls))
-    layers = [name for name in order if isinstance(modules[name], (_CONV, nn.Linear))]
+    times = Counter(name for name, *_ in calls)
+    layers = [name for name in times if isinstance(modules[name], (_CONV, nn.Linear)) and times[name] == 1]
     pairs = {}
     current, want = copy.deepcopy(model), _said(model, args)
-    for name in (name for name in order if isinstance(modules[name], _NORM)):
+    for name in (name for name in times if isinstance(modules[name], _NORM)):
         pairs[name] = None
         for layer in layers:
-            if modules[name].training:
+            if modules[name].training or times[name] > 1:
                 break
             attempt = copy.deepcopy(current)
             with contextlib.suppress(ValueError, RuntimeError):

@@ -60,6 +60,9 @@ def fuse_linear_bn(linear, bn):
     return new
 
 # %% fusion-report
+from collections import Counter
+
+
 # No graph: every pair is tried in a copy, and what changes the output was not legal.
 def run(model, example):
     with torch.no_grad():
@@ -73,7 +76,7 @@ def called(model, example):
         model(*(example if isinstance(example, tuple) else (example,)))
     for h in hooks:
         h.remove()
-    return list(dict.fromkeys(order))
+    return Counter(order)
 
 
 def try_all(model, example):
@@ -84,8 +87,11 @@ def try_all(model, example):
         if not is_foldable(kinds[name]):
             continue
         verdicts[name] = "no layer that could take it"
+        if order[name] > 1:
+            verdicts[name] = "called more than once"
+            continue
         for layer in order:
-            if not isinstance(kinds[layer], (nn.Linear, *CONVOLUTIONS)):
+            if not isinstance(kinds[layer], (nn.Linear, *CONVOLUTIONS)) or order[layer] > 1:
                 continue
             attempt = copy.deepcopy(now)
             try:
