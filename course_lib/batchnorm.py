@@ -1,7 +1,7 @@
 """BatchNorm1d, BatchNorm2d and BatchNorm3d: the assembled layer, drop-in for torch.nn's.
 
 They are torch's classes with another forward pass, so arguments, state_dict, extra_repr and everything that asks
-`isinstance` stay the same. What differs, and by how much, is measured on the book's page *Parity*, out of
+`isinstance` stay the same. What differs, and by how much, is measured on the book's page «Parity», out of
 `course_lib.parity`.
 
 Conventions are torch's: `momentum` is the weight of the new value, the biased variance normalises, the unbiased one

@@ -413,7 +413,7 @@ class SeparateDevices(nn.Module):
     `DistributedDataParallel` leaves when rank 0 saves the model.
 
     Args:
-        channels: C.
+        channels: number of channels.
         devices: how many shards, a divisor of the batch size.
 
     Example:

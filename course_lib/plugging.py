@@ -104,7 +104,7 @@ def whose():
     """Which pieces of the library are the student's.
 
     Returns:
-        {piece name: "yours, from …", "the course's", or, in the student edition, "not written yet"}.
+        A dict from the piece's name to "yours, from …", "the course's", or, in the student edition, "not written yet".
 
     Example:
         >>> whose()["algorithm.batch_stats"]

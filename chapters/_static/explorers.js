@@ -61,7 +61,7 @@ const explorers = (() => {
   /* Axes with ticks; returns the group that is drawn anew, the two scales and the right edge. */
   function plot(parent, { width, height, x, y, xlabel, ylabel, name, left = 52, margin = 24 }) {
     const svg = element(parent, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": name });
-    const [right, top, bottom] = [width - margin, 12, height - 46];
+    const [right, top, bottom] = [width - margin, 12, height - 56];  // room for the larger letters of a phone
     const px = (v) => left + ((v - x.low) / (x.high - x.low)) * (right - left);
     const py = (v) => bottom - ((v - y.low) / (y.high - y.low)) * (bottom - top);
     for (const v of y.ticks) {

@@ -565,7 +565,7 @@ MISCONCEPTIONS = [
     ),
     _report(
         "pair_called_again", _PAIR_AGAIN,
-        "A layer and its BatchNorm that are called several times as a pair are called fused: shared layers stay as they are.",
+        "A pair of layer and BatchNorm that is called several times is called fused: shared layers stay as they are.",
         TWICE, "reports that compare names and count no calls",
     ),
     _report(
@@ -722,7 +722,7 @@ MISCONCEPTIONS = [
     ),
     _fuse(
         "pair_called_again", _fuse_on(_PAIR_AGAIN, _FROM_THE_MODEL),
-        "A layer and its BatchNorm that are called several times as a pair were folded: shared layers stay as they are.",
+        "A pair of layer and BatchNorm that is called several times was folded: shared layers stay as they are.",
         TWICE, "fusing that tries out which pairs leave the output as it was",
     ),
     _fuse(

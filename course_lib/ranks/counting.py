@@ -19,7 +19,7 @@ def count_collectives() -> Iterator[list[str]]:
     starts, on ranks of every kind. Each call counts once, however many tensors it carries.
 
     Returns:
-        Context manager of a list of names: "all_gather", "all_reduce", "broadcast", "reduce_scatter", "barrier", …
+        Context manager of a list of names such as "all_gather", "all_reduce", "broadcast", "reduce_scatter", "barrier".
 
     Example:
         >>> import torch, torch.distributed as dist

@@ -144,7 +144,7 @@ RULES = {
 }
 
 
-#: Thousands of words of code, and of signatures, have a few colours between them: one word of each says what there is to say.
+#: Thousands of words of code and of signatures have a few colours between them: one word of each says all there is.
 ONE_OF_EACH_COLOUR = """() => {
     const seen = new Set();
     for (const word of document.querySelectorAll(".highlight span[class], .sig span[class]")) {
