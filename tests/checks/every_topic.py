@@ -22,7 +22,7 @@ from course_lib.checks.piece import find
 from course_lib.misconceptions import catalogue, edit
 
 SEEDS = range(5)
-#: Whom a hint is for is asked with these; `make mutants` asks with all, for the mistakes of the others take minutes.
+#: Whom a hint is for is asked with these; `make mutants` asks with the others, for their mistakes take minutes.
 TOLD = SEEDS[:2]
 
 
