@@ -88,7 +88,8 @@ class CourseExecute(Execute):
 
     @default("iopub_timeout")
     def _iopub_timeout(self):
-        return max(2, self.timeout // 3)
+        # A kernel has answered, and its output is still on the way: megabytes of it take seconds on a busy machine.
+        return max(5, self.timeout // 3)
 
     def preprocess(self, nb, resources, km=None):
         skip_after_last_check(nb)
