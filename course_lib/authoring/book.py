@@ -43,7 +43,7 @@ def build_book(*, force=False):
     _STAMP.unlink(missing_ok=True)
     # -n: unknown references are warnings; --all: an incremental build hides the warnings of unchanged pages.
     options = ["-W", "-n", "--keep-going", "--all", "--path-output", str(BUILD.parent)]
-    if subprocess.run([sys.executable, "-c", _JUPYTER_BOOK, "build", str(ROOT), *options], cwd=ROOT).returncode:
+    if subprocess.run([sys.executable, "-P", "-c", _JUPYTER_BOOK, "build", str(ROOT), *options], cwd=ROOT).returncode:
         raise BuildError("the book was not built: see the messages above")
     _STAMP.write_text(whole)
     return True

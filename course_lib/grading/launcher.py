@@ -24,7 +24,7 @@ def main():
 
     pieces(topic)
 
-    import ipykernel.debugger  # noqa: F401  # half of what a kernel imports when it starts: once, before forking
+    import ipykernel.debugger  # noqa: F401  # most of what a kernel imports when it starts: once, before forking
     from ipykernel.kernelapp import launch_new_instance
     from ipykernel.zmqshell import ZMQInteractiveShell
 
