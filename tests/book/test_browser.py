@@ -22,16 +22,13 @@ class Views:
         self._site, self._browser, self._name, self._open = site, browser, None, ExitStack()
 
     def show(self, name, kind):
-        """The page in a view, answers closed. It knows what it has asked for and complained about since it is there."""
+        """The page in a view, answers closed, with what it has asked for and complained about since it was opened."""
         width, theme = VIEWS[kind]
         if name != self._name:
             self.close()
             self.page = self._open.enter_context(opened(self._browser, address(self._site, name), width, theme))
             self._name = name
             self.page.evaluate("document.querySelectorAll('details[open]').forEach(one => one.dataset.opened = '')")
-        elif kind != self.page.kind:
-            self.page.requested.clear()
-            self.page.complaints.clear()  # among them those of the audit, which asks for more than the page did
         self.page.set_viewport_size({"width": width, "height": 900})
         self.page.evaluate(SHOW, theme)
         self.page.wait_for_function(SETTLED)
@@ -162,7 +159,9 @@ def barriers(page):
     page.evaluate(ONE_OF_EACH_COLOUR)
     rules = RULES[page.kind]
     options = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
+    requested, complaints = list(page.requested), list(page.complaints)
     found = Axe().run(page, options=options).response["violations"]
+    page.requested[:], page.complaints[:] = requested, complaints  # the audit asks for more than the page did
     return {rule["id"]: [node["target"] for node in rule["nodes"]] for rule in found if rule["impact"] != "minor"}
 
 
