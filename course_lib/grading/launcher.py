@@ -9,6 +9,7 @@ Without a connection file, every line of the input asks for a kernel: a JSON arr
 environment. The answer is its process id.
 """
 
+import gc
 import json
 import os
 import signal
@@ -38,6 +39,7 @@ def fork_when_asked():
     """Whether this process is a forked kernel; False when nobody can ask for kernels any more."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # kernels that have ended are gone
     parent = os.getpid()
+    gc.freeze()  # else a kernel's first collection writes to everything that was imported, and so copies it
     for line in sys.stdin:
         if pid := os.fork():
             print(pid, flush=True)
