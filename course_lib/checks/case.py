@@ -22,6 +22,9 @@ class Case:
         dtypes: names of the dtypes the seed may choose from.
         lift: hand the rounded inputs out as float64.
 
+    Attributes:
+        exact: everything handed out so far was float64 in any case, so that lifting it would change nothing.
+
     Example:
         >>> case = Case("demo", seed=0, dtypes=("float32",))
         >>> case.array((2, 3)).dtype
@@ -35,6 +38,7 @@ class Case:
         self._rng = default_rng([seed, zlib.crc32(label.encode())])
         self.name = dtypes[self._rng.integers(len(dtypes))]
         self._lift = lift
+        self.exact = True
         self._given = []
         self._numbers = []
         self._hash = hashlib.sha256(self.name.encode())
@@ -53,6 +57,7 @@ class Case:
         """Another dtype as torch's, for what is float32 beside a half input; float64 in a lifted case."""
         import torch  # a case of the first problem set works without it
 
+        self.exact &= name == "float64"
         return torch.float64 if self._lift else getattr(torch, name)
 
     def integer(self, low, high):
@@ -81,6 +86,7 @@ class Case:
 
     def given(self, values, name):
         """`values` as the input `name` of the implementation: rounded to the case's dtype, watched for changes."""
+        self.exact &= self.name == "float64"
         rounded = np.asarray(values, dtype=self.dtype)
         self._record(rounded.astype(np.float64))
         array = rounded.astype(np.float64) if self._lift else rounded

@@ -110,7 +110,7 @@ def _lifted(piece, impl, seed, native, *, rounds=False):
     exact = {name: {**entry, "seen": dict(entry["seen"])} for name, entry in native.items()}
     kept = {scenario.name for scenario in piece.scenarios if rounds and scenario.rounding}
     for scenario, entry in exact.items():
-        if scenario in kept or not any("array" in value for value in entry["seen"].values()):
+        if scenario in kept or entry["exact"] or not any("array" in value for value in entry["seen"].values()):
             continue
         lifted = observe(piece, impl, seed, lift=True, only=scenario)["scenarios"][scenario]["seen"]
         for name, value in entry["seen"].items():

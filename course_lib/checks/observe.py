@@ -54,7 +54,8 @@ def observe(piece, impl, seed, *, lift=False, limit=TIME_LIMIT, budget=math.inf,
         only: name of the one scenario to run; all are run without it.
 
     Returns:
-        A JSON-able bundle `{"piece", "seed", "scenarios": {name: {"seen", "error", "printed", "digest", "asked"}}}`.
+        A JSON-able bundle `{"piece", "seed", "scenarios": {name: entry}}`, of entries `{"seen", "error", "printed",
+        "digest", "asked", "exact"}`; the last as in `Case`.
     """
     scenarios = {}
     out_of_time = False
@@ -65,7 +66,8 @@ def observe(piece, impl, seed, *, lift=False, limit=TIME_LIMIT, budget=math.inf,
             continue
         if out_of_time:
             error = {"kind": "NotRun", "message": "not run, because an earlier run had to be stopped"}
-            scenarios[scenario.name] = {"seen": {}, "error": error, "printed": "", "digest": "", "asked": ""}
+            entry = {"seen": {}, "error": error, "printed": "", "digest": "", "asked": "", "exact": False}
+            scenarios[scenario.name] = entry
             continue
         seconds = max(0.0, min(limit * scenario.patience, share, until - time.monotonic()))
         entry = _observe_one(piece, scenario, impl, seed, lift, seconds)
@@ -94,7 +96,8 @@ def _observe_one(piece, scenario, impl, seed, lift, limit):
     for warning in warned:
         print(f"{warning.category.__name__}: {_text(warning.message)}", file=printed)
     said = _text(printed.getvalue(), _PRINTED)
-    return {"seen": seen, "error": error, "printed": said, "digest": case.digest(), "asked": case.asked()}
+    about = {"printed": said, "digest": case.digest(), "asked": case.asked(), "exact": case.exact}
+    return {"seen": seen, "error": error, **about}
 
 
 def _encoded(observations):

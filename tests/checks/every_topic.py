@@ -64,10 +64,16 @@ def test_a_right_answer_has_full_marks_and_no_hint_and_is_well_within_every_tole
 # --- mistakes ---------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def handed_in(piece, mistake):
+    """What a mistake is seen to do in a submission, with the first seed."""
+    return observe(piece, mistake.implementation(), SEEDS[0])
+
+
 def bundle_of(piece, mistake, seed):
     """What a mistake is seen to do: for the first seed as of a submission, then as the judge sees it, once."""
     if seed == SEEDS[0]:
-        return observe(piece, mistake.implementation(), seed)
+        return handed_in(piece, mistake)
     [known] = [known for known in expectation(piece, seed).mistakes if known.name == mistake.name]
     scenarios = {name: known.truth.native(name) for name in known.truth}
     return {"piece": piece.name, "seed": seed, "scenarios": scenarios}
@@ -115,10 +121,10 @@ def _broken(piece, mistake):
     """The observations that a clause's mistake gets wrong: {scenario: names}, None where it raises."""
     if isinstance(mistake, str):
         [known] = [m for m in catalogue(piece.topic) if (m.piece, m.name) == (piece.name, mistake)]
-        impl = known.implementation()
+        bundle = handed_in(piece, known)
     else:
-        impl = edit(piece.name, list(mistake))
-    seen, truth = observe(piece, impl, 0)["scenarios"], expectation(piece, 0).truth
+        bundle = observe(piece, edit(piece.name, list(mistake)), SEEDS[0])
+    seen, truth = bundle["scenarios"], expectation(piece, SEEDS[0]).truth
     return {
         scenario.name: None
         if seen[scenario.name]["error"]

@@ -129,15 +129,33 @@ def test_where_there_are_facts_only_no_exact_arithmetic_is_needed(piece):
 def test_where_a_mistake_does_what_the_reference_does_its_exact_values_are_not_made_again(piece):
     dtypes = []
 
-    def wrong_for_tables(x):
+    def wrong(x):
         dtypes.append(x.dtype.name)
-        return 2 * x + (x.ndim == 2)
+        return 2 * x + (x.ndim == 1)
 
     native = observe(piece, lambda x: 2 * x, 0)["scenarios"]
     truth = expect._lifted(piece, lambda x: 2 * x, 0, native)
-    mistake = expect._Observations(piece, wrong_for_tables, 0, native, truth)
-    assert mistake["of_floats"] is truth["of_floats"] and dtypes == ["float32"]
-    assert mistake["of_table"]["seen"]["y"] != truth["of_table"]["seen"]["y"] and dtypes[1:] == ["float64"] * 2
+    right = expect._Observations(piece, lambda x: dtypes.append("right") or 2 * x, 0, native, truth)
+    mistake = expect._Observations(piece, wrong, 0, native, truth)
+    assert right["of_floats"] is truth["of_floats"] and dtypes == ["right"]
+    assert mistake["of_floats"]["seen"]["y"] != truth["of_floats"]["seen"]["y"]
+    assert dtypes[1:] == ["float32", "float64"]
+
+
+def test_what_is_asked_in_float64_is_exact_as_it_is(piece):
+    dtypes = []
+    native = observe(piece, lambda x: 2 * x, 0)["scenarios"]
+    assert {name: entry["exact"] for name, entry in native.items()} == {"of_table": True, "of_floats": False}
+    expect._lifted(piece, lambda x: dtypes.append((x.ndim, x.dtype.name)) or 2 * x, 0, native)
+    assert dtypes == [(1, "float64")]
+
+
+@pytest.mark.parametrize("piece", pieces(), ids=lambda piece: piece.name)
+def test_lifting_what_is_exact_would_change_nothing(piece):
+    for name, entry in observe(piece, reference(piece.name), 1)["scenarios"].items():
+        if entry["exact"] and any("array" in value for value in entry["seen"].values()):
+            lifted = observe(piece, reference(piece.name), 1, lift=True, only=name)["scenarios"][name]
+            assert lifted["seen"] == entry["seen"]
 
 
 def test_other_inputs_than_the_expectations_were_made_for_are_said_to_be(monkeypatch):
