@@ -12,6 +12,8 @@ import pytest
 
 import course_lib
 from course_lib.checks import expect
+from course_lib.checks.expect import Expectation, expectation
+from course_lib.checks.judge import judge
 from course_lib.checks.piece import _PIECES, Piece, find, pieces
 from course_lib.misconceptions import catalogue
 
@@ -93,6 +95,13 @@ def student_edition(shipped, monkeypatch):
     yield
     for cache in (expect.expectation, expect._read):
         cache.cache_clear()
+
+
+@pytest.fixture
+def without_mistakes(monkeypatch):
+    """No known mistakes, which take time to make and decide about hints only."""
+    module = sys.modules[judge.__module__]
+    monkeypatch.setattr(module, "expectation", lambda piece, seed: Expectation(expectation(piece, seed).truth, ()))
 
 
 @pytest.fixture

@@ -4,13 +4,12 @@ import base64
 import copy
 import functools
 import math
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from course_lib.checks.expect import Expectation, expectation
+from course_lib.checks.expect import expectation
 from course_lib.checks.judge import distance, judge, lost, tolerance
 from course_lib.checks.observe import encode, observe
 from course_lib.checks.piece import Scenario, find, pieces
@@ -39,13 +38,6 @@ def observed(piece, seed):
 
 def hints(verdict):
     return {row.misconception for row in verdict.rows if row.hint}
-
-
-@pytest.fixture
-def without_mistakes(monkeypatch):
-    """No known mistakes, which take time to make and decide about hints only."""
-    module = sys.modules[judge.__module__]
-    monkeypatch.setattr(module, "expectation", lambda piece, seed: Expectation(expectation(piece, seed).truth, ()))
 
 
 # --- points -----------------------------------------------------------------------------------------------------
