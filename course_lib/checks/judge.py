@@ -14,6 +14,7 @@ from course_lib.checks.expect import expectation
 from course_lib.checks.observe import decode, stem
 from course_lib.checks.text import plain
 from course_lib.checks.verdict import Row, Verdict
+from course_lib.checks.words import of_difference, of_error
 
 __all__ = ["distance", "judge", "lost", "tolerance"]
 
@@ -226,71 +227,14 @@ def _problem(scenario, truth, given):
     error = given["error"]
     asked = f" [asked with {truth['asked']}]" if truth["asked"] else ""
     if error:
-        return _of_error(error, asked)
+        return of_error(error, asked)
     for name, want in truth["seen"].items():
         got = given["seen"].get(name, {})
         allowed = tolerance(scenario, name, want)
         if scenario.concerns(name, want) and distance(got, want, allowed) > 1:
-            message, expected, had = _of_difference(name, got, want, allowed)
+            message, expected, had = of_difference(name, got, want, allowed)
             return message + asked, expected, had
     return None
-
-
-def _of_error(error, asked):
-    kind, text = error["kind"], error["message"]
-    where = f" ({error['line']})" if error.get("line") else ""
-    if kind in ("TimeLimit", "NotRun", "WrongReturn", "Unreadable"):
-        return text, "", ""
-    if kind == "RankError":  # says itself which rank raised what, or waits for whom
-        return text + where + asked, "", ""
-    return f"raised {kind}{': ' * bool(text)}{text}{where}{asked}", "no exception", kind
-
-
-def _of_difference(name, got, want, allowed):
-    if "array" not in want:
-        if name == "inputs changed":
-            return f"modified in place: {_short(got)}. Work on a copy", "the inputs as they were", "changed inputs"
-        return name, _short(want), _short(got)
-    if "array" not in got:
-        return f"{name}: not an array", _short(want), _short(got)
-    if got.get("shape") != want["shape"]:
-        return f"{name}: wrong shape", _of_shape(want), _of_shape(got)
-    if got.get("dtype") != want["dtype"]:
-        return f"{name}: wrong dtype", want["dtype"], str(got.get("dtype"))
-    try:
-        have, should = decode(got), _numbers(want["array"], tuple(want["shape"]))
-    except ValueError:
-        return f"{name}: could not be read", _short(want), "something else"
-    return _of_values(name, have, should, allowed)
-
-
-def _of_values(name, have, should, allowed):
-    error = np.where(np.isfinite(have) == np.isfinite(should), np.abs(have - should), np.inf)
-    error = np.nan_to_num(error, nan=0.0, posinf=np.inf)
-    at = tuple(int(i) for i in np.argwhere(error > allowed)[0])
-    place = ""
-    if have.ndim == 1:
-        place = f" in channel {at[0]}"
-    elif have.ndim > 1:
-        place = f" in channel {at[1]}, first at {list(at)}"
-    if not math.isfinite(have[at]):
-        message = f"{name}: {have[at]} where a number should be{place}"
-    else:
-        largest = f"largest error {error.max():.3g}, tolerance {allowed:.2g}"
-        message = f"{name}: wrong value{place} ({largest})"
-    return message, f"{should[at]:.6g}", f"{have[at]:.6g}"
-
-
-def _short(entry):
-    if "fact" in entry:
-        return str(entry["fact"])[:80]
-    if "array" in entry:
-        return f"{entry['dtype']} array of {_of_shape(entry)}"
-    return str(entry.get("other", "nothing"))[:80]
-
-
-def _of_shape(entry):
-    return f"shape {tuple(entry['shape'][:8])}"[:80]
 
 
 def _not_implemented(piece, given):
