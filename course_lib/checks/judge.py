@@ -204,7 +204,7 @@ def _same(scenario, mistake, truth, given):
             if scenario.concerns(name, want)
         )
     for name, want in mistake["seen"].items():
-        if not scenario.concerns(name, truth["seen"].get(name, want)):
+        if given["seen"].get(name) == want or not scenario.concerns(name, truth["seen"].get(name, want)):
             continue
         # What a mistake leaves at rounding errors around zero is as coarse as the right value is.
         right = truth["seen"].get(name, want)
@@ -230,8 +230,10 @@ def _problem(scenario, truth, given):
         return of_error(error, asked)
     for name, want in truth["seen"].items():
         got = given["seen"].get(name, {})
+        if got == want or not scenario.concerns(name, want):
+            continue
         allowed = tolerance(scenario, name, want)
-        if scenario.concerns(name, want) and distance(got, want, allowed) > 1:
+        if distance(got, want, allowed) > 1:
             message, expected, had = of_difference(name, got, want, allowed)
             return message + asked, expected, had
     return None
