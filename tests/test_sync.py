@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import batch_norm
+from torch.utils._pytree import tree_leaves
 
 from course_lib.ranks import RankError, count_collectives, run_ranks
 from course_lib.running_stats import BatchNorm as TeachingBatchNorm
@@ -267,6 +268,37 @@ def test_one_collective_forward_and_one_backward(how):
         return forward, backward
 
     assert on_shards(x, (5, 0, 4), counted, how=how) == [(["all_gather"], ["all_reduce"])] * 3
+
+
+@every_device
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "strided"])
+def test_what_is_exchanged_is_what_nccl_takes(monkeypatch, layout, dtype, device):
+    # Contiguous tensors of one shape and dtype on all ranks, on their rank's own device. Threads and gloo ask for less.
+    exchanged = {"all_gather": set(), "all_reduce": set()}
+
+    def watched(name, collective, *args, **options):
+        for tensor in tree_leaves(args):
+            exchanged[name].add((tensor.shape, tensor.dtype, tensor.device, tensor.is_contiguous()))
+        return collective(*args, **options)
+
+    for name in exchanged:
+        monkeypatch.setattr(dist, name, functools.partial(watched, name, getattr(dist, name)))
+    x, weight, bias, dy = (v.to(device) for v in drawn((9, 3, 4, 6), dtype=dtype))
+    if layout == "channels last":
+        x, dy = (v.to(memory_format=torch.channels_last) for v in (x, dy))
+    if layout == "strided":
+        x, dy = x[..., ::2], dy[..., ::2]
+    dys = dy.split((5, 0, 4))
+
+    def step(rank, shard):
+        leaves = [v.clone().requires_grad_() for v in (shard, weight, bias)]
+        applied(*leaves).backward(dys[rank])
+
+    on_shards(x, (5, 0, 4), step)
+    for kinds in exchanged.values():
+        [(_, _, place, contiguous)] = kinds
+        assert place == x.device and contiguous
 
 
 def test_ranks_meet_in_backward_whoever_needs_a_gradient():
