@@ -10,6 +10,7 @@ A topic's test module says `TOPIC = "algorithm"` and imports everything from her
 as module-level names; `conftest.py` makes the parameters from them.
 """
 
+import copy
 import functools
 import math
 
@@ -19,7 +20,7 @@ from course_lib.checks.expect import expectation
 from course_lib.checks.judge import distance, judge, lost, tolerance
 from course_lib.checks.observe import observe
 from course_lib.checks.piece import find
-from course_lib.misconceptions import edit
+from course_lib.misconceptions import edit, reference
 
 SEEDS = range(5)
 #: Whom a hint is for is asked with these; `make mutants` asks with the others, for their mistakes take minutes.
@@ -41,6 +42,63 @@ def distances(piece, bundle, seed):
 
 def recognised(verdict):
     return {row.misconception for row in verdict.rows if not row.passed}
+
+
+# --- the reference, and what is learnt by heart --------------------------------------------------------------------
+
+
+@functools.cache
+def observed(piece, seed):
+    return observe(piece, reference(piece.name), seed)
+
+
+def right_bundle(piece, seed=0):
+    return copy.deepcopy(observed(piece, seed))
+
+
+def test_the_reference_has_full_marks(piece, through_json):
+    verdict = judge(piece, through_json(right_bundle(piece)), 0)
+    assert verdict.passed and verdict.points == piece.max_points and verdict.notes == ()
+    assert lost(piece, right_bundle(piece), 0) == set()
+
+
+@pytest.mark.usefixtures("without_mistakes")
+def test_points_of_a_verdict_are_those_of_the_piece(piece):
+    verdict = judge(piece, observe(piece, lambda *args, **kwargs: None, 0), 0)
+    assert verdict.points == 0 and verdict.max_points == piece.max_points
+    assert [row.title for row in verdict.rows] == [group.title for group in piece.groups]
+
+
+@pytest.mark.usefixtures("without_mistakes")
+def test_observations_of_another_seed_score_nothing(piece):
+    assert judge(piece, right_bundle(piece, seed=1), 2).points == 0
+
+
+@pytest.mark.usefixtures("without_mistakes")
+@pytest.mark.parametrize("seed", SEEDS[1:])
+def test_constants_score_nothing_even_with_the_right_digests(piece, seed):
+    # A bundle learnt by heart from the public seed; every group has an array that the seed decides.
+    bundle, asked = right_bundle(piece), expectation(piece, seed).truth
+    for name, entry in bundle["scenarios"].items():
+        entry["digest"] = asked[name]["digest"]
+    assert judge(piece, bundle, seed).points == 0
+
+
+def test_every_group_has_an_observation_that_the_seed_decides(piece):
+    truths = [expectation(piece, seed).truth for seed in range(4)]
+    for group in piece.groups:
+        seen = [
+            {
+                (s.name, name): want.get("array", want.get("fact"))
+                for s in group.scenarios
+                for name, want in truth[s.name]["seen"].items()
+                if s.concerns(name, want)
+            }
+            for truth in truths
+        ]
+        # One that takes another value for every seed, or other observations: the layers `accepts` has to take.
+        decided = [key for key in seen[0] if len({str(one.get(key)) for one in seen}) == 4]
+        assert decided or len({tuple(one) for one in seen}) == 4, group.title
 
 
 # --- right answers ----------------------------------------------------------------------------------------------

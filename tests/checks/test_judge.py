@@ -2,7 +2,6 @@
 
 import base64
 import copy
-import functools
 import math
 
 import numpy as np
@@ -14,12 +13,12 @@ from course_lib.checks.judge import distance, judge, lost, tolerance
 from course_lib.checks.observe import encode, observe
 from course_lib.checks.piece import Scenario, find, pieces
 from course_lib.misconceptions import edit, reference
+from tests.checks.every_topic import right_bundle
 
 STATS, FORWARD = find("algorithm.batch_stats"), find("algorithm.batch_norm_forward")
 BACKWARD, IDENTITY = find("algorithm.batch_norm_backward"), find("algorithm.recover_identity")
 #: The engine is taken through its paces by the pieces of the first problem set, which are quick.
 PIECES = pieces("algorithm")
-every_piece = pytest.mark.parametrize("piece", pieces(), ids=lambda piece: piece.name)
 each_quick_piece = pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.attribute)
 
 
@@ -27,35 +26,11 @@ def judged(piece, impl, seed=0, **options):
     return judge(piece, observe(piece, impl, seed, **options), seed)
 
 
-def right_bundle(piece, seed=0):
-    return copy.deepcopy(observed(piece, seed))
-
-
-@functools.cache
-def observed(piece, seed):
-    return observe(piece, reference(piece.name), seed)
-
-
 def hints(verdict):
     return {row.misconception for row in verdict.rows if row.hint}
 
 
 # --- points -----------------------------------------------------------------------------------------------------
-
-
-@every_piece
-def test_the_reference_has_full_marks(piece, through_json):
-    verdict = judge(piece, through_json(right_bundle(piece)), 0)
-    assert verdict.passed and verdict.points == piece.max_points and verdict.notes == ()
-    assert lost(piece, right_bundle(piece), 0) == set()
-
-
-@every_piece
-@pytest.mark.usefixtures("without_mistakes")
-def test_points_of_a_verdict_are_those_of_the_piece(piece):
-    verdict = judged(piece, lambda *args, **kwargs: None)
-    assert verdict.points == 0 and verdict.max_points == piece.max_points
-    assert [row.title for row in verdict.rows] == [group.title for group in piece.groups]
 
 
 @pytest.mark.parametrize(
@@ -92,41 +67,6 @@ def test_a_value_is_right_within_its_tolerance_and_wrong_beyond(piece, scenario,
     values.flat[-1] += off * tolerance(scenario, name, want)
     bundle["scenarios"][scenario.name]["seen"][name] = {**encode(values), "dtype": want["dtype"]}
     assert judge(piece, bundle, 0).passed is (off < 1)
-
-
-@every_piece
-@pytest.mark.usefixtures("without_mistakes")
-def test_observations_of_another_seed_score_nothing(piece):
-    assert judge(piece, right_bundle(piece, seed=1), 2).points == 0
-
-
-@every_piece
-@pytest.mark.usefixtures("without_mistakes")
-@pytest.mark.parametrize("seed", range(1, 6))
-def test_constants_score_nothing_even_with_the_right_digests(piece, seed):
-    # A bundle learnt by heart from the public seed; every group has an array that the seed decides.
-    bundle, asked = right_bundle(piece), expectation(piece, seed).truth
-    for name, entry in bundle["scenarios"].items():
-        entry["digest"] = asked[name]["digest"]
-    assert judge(piece, bundle, seed).points == 0
-
-
-@every_piece
-def test_every_group_has_an_observation_that_the_seed_decides(piece):
-    truths = [expectation(piece, seed).truth for seed in range(4)]
-    for group in piece.groups:
-        seen = [
-            {
-                (s.name, name): want.get("array", want.get("fact"))
-                for s in group.scenarios
-                for name, want in truth[s.name]["seen"].items()
-                if s.concerns(name, want)
-            }
-            for truth in truths
-        ]
-        # One that takes another value for every seed, or other observations: the layers `accepts` has to take.
-        decided = [key for key in seen[0] if len({str(one.get(key)) for one in seen}) == 4]
-        assert decided or len({tuple(one) for one in seen}) == 4, group.title
 
 
 # --- messages ---------------------------------------------------------------------------------------------------
