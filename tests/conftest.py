@@ -17,7 +17,6 @@ import pytest
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.util import run_sync
 
 from course_lib.authoring.paths import ROOT
 from course_lib.authoring.release import release
@@ -56,24 +55,20 @@ def student(released, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run_as_student(student):
-    """Runs notebooks in the student's environment and folder, in one kernel; errors stay in their cells."""
+    """Runs a notebook in the student's environment and folder; errors stay in their cells."""
 
     class Kernels(KernelSpecManager):
         def get_kernel_spec(self, kernel_name):
             argv = [str(student.python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
             return KernelSpec(argv=[*argv, "--IPKernelApp.log_level=ERROR"], language="python")
 
-    def run(*notebooks):
-        kernel = AsyncKernelManager(kernel_spec_manager=Kernels())
+    class Manager(AsyncKernelManager):
+        kernel_spec_manager = Kernels()
+
+    def run(notebook):
         place = {"metadata": {"path": str(student.folder)}}
-        try:
-            for notebook in notebooks:
-                client = NotebookClient(notebook, km=kernel, allow_errors=True, timeout=120, resources=place)
-                client.execute()
-                client.kc.stop_channels()
-        finally:
-            run_sync(kernel.shutdown_kernel)(now=True)
-        return notebooks
+        client = NotebookClient(notebook, kernel_manager_class=Manager, allow_errors=True, timeout=120, resources=place)
+        return client.execute()
 
     return run
 

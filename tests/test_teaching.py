@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import re
-import shlex
 import shutil
 import socket
 import subprocess
@@ -26,7 +25,6 @@ import pytest
 from nbgrader.api import Gradebook
 
 from course_lib.authoring.paths import ROOT
-from tests.programs import Programs
 from tests.sample_class import hand_ins
 
 PAGE = ROOT / "chapters" / "teaching.md"
@@ -36,6 +34,27 @@ CLASS = {"ada": "right_numpy", "grace": "patched_judge"}  # grace needs a person
 SCRIPT = "<script>alert('from a cell')</script>"  # in a text of hers
 BOOK = "https://example.org/batchnorm/"  # as on the page
 TAKES_MINUTES = "it takes minutes, and what it runs is run elsewhere: here `make` says what it would do"
+
+#: Runs the programs of this environment, one after the other, each in a process that has imported already what all of
+#: them import: that is most of the time that they take. What was imported is kept out of the garbage collector's way,
+#: which would write to all of it when a process ends.
+WARM = """
+import course_lib.authoring
+import gc, json, os, runpy, shlex, shutil, sys
+import torch, nbgrader.apps, course_lib.cli, course_lib.grading.classroom
+gc.freeze()
+for line in sys.stdin:
+    command, folder, log = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.chdir(folder)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for stream in (1, 2):
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        sys.argv = shlex.split(command)
+        runpy.run_path(shutil.which(sys.argv[0]), run_name="__main__")
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
 def fences(page, *languages):
@@ -61,7 +80,7 @@ class Term:
 
     def __init__(self, folder):
         self.course, self.home, self.exchange = folder / "course", folder / "home", folder / "exchange"
-        self.room, self.stock = folder / "class", folder / "stock"
+        self.room, self.stock, self._folder, self._warm = folder / "class", folder / "stock", folder, None
         self.home.mkdir()
         shutil.copytree(ROOT, self.course, ignore=shutil.ignore_patterns(".*", "_build", "__pycache__", "*.egg-info"))
         self._cut_down()
@@ -116,7 +135,7 @@ class Term:
     def run(self, command, room, folder):
         """(exit code, what was said) of a command."""
         if command.startswith(("course ", "nbgrader ")):
-            return self.programs.run(shlex.split(command), folder)
+            return self._run_warm(command, folder)
         return self.say(["bash", "-c", command], folder)
 
     def say(self, arguments, folder=None):
@@ -124,6 +143,29 @@ class Term:
             arguments, cwd=folder or self.course, env=self.environment, capture_output=True, text=True
         )
         return done.returncode, done.stdout + done.stderr
+
+    def _run_warm(self, command, folder):
+        if self._warm is None:
+            self._warm = subprocess.Popen(
+                [sys.executable, "-c", WARM],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=self.course,
+                env=self.environment,
+            )
+        log = self._folder / "said.log"
+        log.unlink(missing_ok=True)
+        self._warm.stdin.write(json.dumps([command, str(folder), str(log)]) + "\n")
+        self._warm.stdin.flush()
+        code = int(self._warm.stdout.readline())
+        return code, log.read_text(errors="replace") if log.exists() else ""
+
+    def close(self):
+        if self._warm:
+            self._warm.stdin.close()
+            self._warm.wait()
+            self._warm.stdout.close()
 
 
 @dataclass
@@ -538,7 +580,7 @@ def outcomes(tmp_path_factory):
     term = Term(tmp_path_factory.mktemp("term"))
     blocks = {f"python: {text.splitlines()[0]}": text for _, text in fences(PAGE, "python")}
     found = []
-    with Programs(term.home.parent, term.course, term.environment) as term.programs:
+    try:
         for step in STEPS:
             try:
                 _do(step, term, blocks.get(step.command))
@@ -546,6 +588,8 @@ def outcomes(tmp_path_factory):
             except Exception as error:
                 found.append(error)
                 break
+    finally:
+        term.close()
     return found
 
 

@@ -1,6 +1,5 @@
 """The student edition, used as a student does: only the zip, in an environment of its own."""
 
-import functools
 import json
 import subprocess
 import sys
@@ -63,15 +62,9 @@ def test_a_piece_says_whose_it_is(said, piece):
     assert f"NotImplementedError: {piece.attribute} is yours to write, in {piece.problem_set}" in said[piece.name]
 
 
-@pytest.fixture(scope="session")
-def worked_through(student, run_as_student, solved):
-    """Runs a problem set as it was handed out and then, in the same kernel, with its answers: the two notebooks."""
-    return functools.cache(lambda problem_set: run_as_student(_notebook(student, problem_set), solved(problem_set)))
-
-
 @pytest.mark.parametrize("problem_set", problem_sets())
-def test_untouched_checks_say_not_implemented_yet_or_name_the_fault(worked_through, problem_set):
-    notebook, _ = worked_through(problem_set)
+def test_untouched_checks_say_not_implemented_yet_or_name_the_fault(student, run_as_student, problem_set):
+    notebook = run_as_student(_notebook(student, problem_set))
     for answer, cell in zip(_cells(notebook, "solution"), _cells(notebook, "grade"), strict=True):
         points, table = _shown(cell)
         assert points == 0
@@ -80,8 +73,8 @@ def test_untouched_checks_say_not_implemented_yet_or_name_the_fault(worked_throu
 
 
 @pytest.mark.parametrize("problem_set", problem_sets())
-def test_the_solved_notebook_runs_to_the_end_with_full_marks(worked_through, problem_set):
-    _, notebook = worked_through(problem_set)
+def test_the_solved_notebook_runs_to_the_end_with_full_marks(student, run_as_student, solved, problem_set):
+    notebook = run_as_student(solved(problem_set))
     errors = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
     assert errors == []
     for cell in _cells(notebook, "grade"):
@@ -105,8 +98,7 @@ def test_a_wrong_answer_gets_its_hint(student, run_as_student, solved):
         "    return x.mean(axis=axes), x.var(axis=axes, ddof=1)\n"
     )
     notebook.cells = notebook.cells[:5]
-    run_as_student(notebook)
-    points, table = _shown(_cells(notebook, "grade")[0])
+    points, table = _shown(_cells(run_as_student(notebook), "grade")[0])
     assert 0 < points < 3
     assert "unbiased variance" in table and "chapter 1, «Biased or unbiased»" in table
 

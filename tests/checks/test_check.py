@@ -16,7 +16,6 @@ IMPLEMENTATIONS += [(m.piece, m.implementation(), False) for m in catalogue("alg
 IMPLEMENTATIONS += [(name, None, False) for name in PIECES]
 
 
-@pytest.mark.usefixtures("without_mistakes")
 @pytest.mark.parametrize(("name", "impl", "right"), IMPLEMENTATIONS)
 def test_passed_is_full_marks(name, impl, right):
     verdict = check(name, impl)

@@ -4,18 +4,29 @@ import csv
 import html.parser
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from course_lib.authoring.paths import ROOT
-from tests.programs import Programs
 from tests.sample_class import expected, hand_ins
 
 PROBLEM_SET = "ps1-algorithm"
 STUDENTS = ("right_einsum", "unbiased_variance", "prints_and_warns", "duplicated_check", "scripts", "ends_process")
 TABLE = expected(PROBLEM_SET)
+
+
+def nbgrader(folder, *arguments):
+    """Run an nbgrader command from the repository on a class somewhere else."""
+    beside = Path(sys.executable).parent  # nbgrader calls `alembic` by its name
+    where = f"--db=sqlite:///{folder}/gradebook.db" if arguments[0] == "export" else f"--course-dir={folder}"
+    command = [sys.executable, "-m", "nbgrader", *arguments, where]
+    environment = {**os.environ, "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -28,22 +39,11 @@ def course(tmp_path_factory):
             path = folder / "submitted" / student / PROBLEM_SET / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-    beside = Path(sys.executable).parent  # nbgrader calls `alembic` by its name
-    environment = {**os.environ, "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}"}
-    with Programs(folder, ROOT, environment) as programs:
-
-        def nbgrader(*arguments):
-            """From the repository, on a class somewhere else."""
-            where = f"--db=sqlite:///{folder}/gradebook.db" if arguments[0] == "export" else f"--course-dir={folder}"
-            code, said = programs.run(["nbgrader", *arguments, where], ROOT)
-            assert code == 0, said
-            return said
-
-        elsewhere = f"--CourseDirectory.release_directory={folder / 'release'}"
-        nbgrader("generate_assignment", PROBLEM_SET, "--create", "--force", elsewhere)
-        log = nbgrader("autograde", PROBLEM_SET)
-        nbgrader("generate_feedback", PROBLEM_SET)
-        nbgrader("export", f"--to={folder / 'grades.csv'}")
+    elsewhere = f"--CourseDirectory.release_directory={folder / 'release'}"
+    nbgrader(folder, "generate_assignment", PROBLEM_SET, "--create", "--force", elsewhere)
+    log = nbgrader(folder, "autograde", PROBLEM_SET)
+    nbgrader(folder, "generate_feedback", PROBLEM_SET)
+    nbgrader(folder, "export", f"--to={folder / 'grades.csv'}")
     return folder, log
 
 
