@@ -88,8 +88,9 @@ class CourseExecute(Execute):
 
     @default("iopub_timeout")
     def _iopub_timeout(self):
-        # A kernel has answered, and its output is still on the way: megabytes of it take seconds on a busy machine.
-        return max(5, self.timeout // 3)
+        # A kernel has answered, and its output is still on the way: megabytes of it take seconds on a busy machine,
+        # and cost a right answer its points if they are not waited for.
+        return self.timeout
 
     def preprocess(self, nb, resources, km=None):
         skip_after_last_check(nb)

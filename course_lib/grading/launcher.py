@@ -26,13 +26,21 @@ def main():
     pieces(topic)
 
     import ipykernel.debugger  # noqa: F401  # most of what a kernel imports when it starts: once, before forking
-    from ipykernel.kernelapp import launch_new_instance
+    import zmq
+    from ipykernel.kernelapp import IPKernelApp
     from ipykernel.zmqshell import ZMQInteractiveShell
+
+    class CourseKernelApp(IPKernelApp):
+        def init_iopub(self, context):
+            # A kernel that shows more than the grader reads has to wait. Else messages are dropped, and with them the
+            # one that ends a cell: the grader would wait for it in vain, and a right answer be worth nothing.
+            context.setsockopt(zmq.XPUB_NODROP, 1)
+            super().init_iopub(context)
 
     # `exit` and `quit` stop a kernel a moment after their cell: what runs until then would be a matter of luck.
     ZMQInteractiveShell.ask_exit = lambda self: None
     if sys.argv[1:] or fork_when_asked():
-        launch_new_instance()
+        CourseKernelApp.launch_instance()
 
 
 def fork_when_asked():

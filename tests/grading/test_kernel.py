@@ -1,9 +1,11 @@
 """The kernel that runs a submission: what it imports, what it knows, and when it is stopped."""
 
+import itertools
 import json
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import nbformat
@@ -147,6 +149,20 @@ def test_what_is_written_past_jupyter_does_not_reach_the_graders_terminal(capfd)
     past = "import os, sys; print(os.write(sys.stderr._original_stdstream_copy, b'past Jupyter'))"
     assert run(with_answer(past))["batch-stats"].outputs[0].text == "12\n"
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_shown_faster_than_the_grader_reads_is_waited_for(monkeypatch):
+    read, count = CourseExecute._is_enough, itertools.count()
+
+    def slow(self, msg, cell_index):
+        if next(count) == 10:  # the grader has other things to do for a moment
+            time.sleep(2)
+        return read(self, msg, cell_index)
+
+    monkeypatch.setattr(CourseExecute, "_is_enough", slow)
+    showing = "from IPython.display import display\nfor i in range(10_000):\n    display(i)"
+    cells = run(with_answer(showing), timeout=60)
+    assert next(count) > 10_000 and cells["check-recover-identity"].outputs
 
 
 def listening(messages):
