@@ -102,14 +102,13 @@ def _findings(notebook):
         piece = cell.metadata.get("course", {}).get("piece")
         if piece and cell.metadata.get("nbgrader", {}).get("solution"):
             patterns = (*_FORBIDDEN.get(piece, ()), *_FORBIDDEN.get(piece.split(".")[0], ()))
-            used = _first(patterns, _reachable(piece.split(".")[1], bound), aliases)
-            if used:
+            if used := _first(patterns, _said(_reachable(piece.split(".")[1], bound), aliases)):
                 findings.append(Finding(piece, f"calls {used}, which this exercise asks you to do without"))
     for cell, tree in trees:
         if not cell.metadata.get("nbgrader", {}).get("locked"):
+            said = _said(tree.body, aliases)
             for pattern, what in _TAMPERING.items():
-                used = _first((pattern,), tree.body, aliases)
-                if used:
+                if used := _first((pattern,), said):
                     where = cell.metadata.get("nbgrader", {}).get("grade_id") or cell.id
                     findings.append(Finding(None, f"cell {where} reaches for {what}: {used}"))
     return findings
@@ -215,14 +214,18 @@ def _own(node):
     return own - {name for child in inside if isinstance(child, ast.Global) for name in child.names}
 
 
-def _first(patterns, statements, aliases):
-    """The first full name in these statements that a pattern matches; None where none does."""
+def _said(statements, aliases):
+    """The full names in these statements, each once, in the order in which they stand there."""
+    said = {}
     for statement in statements:
         for node, known in _with_aliases(statement, aliases):
-            for full in _names(node, known):
-                if any(re.fullmatch(pattern, full) for pattern in patterns):
-                    return full
-    return None
+            said.update(dict.fromkeys(_names(node, known)))
+    return list(said)
+
+
+def _first(patterns, said):
+    """The first of these full names that a pattern matches; None where none does."""
+    return next((full for full in said if any(re.fullmatch(pattern, full) for pattern in patterns)), None)
 
 
 def _with_aliases(node, aliases):

@@ -84,17 +84,23 @@ def edit(piece, changes):
 
 def edited(piece, changes):
     """The source of what `edit` returns, decorators included."""
-    topic, attribute = piece.split(".")
-    with open(_pristine(topic).__file__, encoding="utf-8") as file:
-        whole = file.read()
-    wanted = TOGETHER.get(piece, (attribute,))
-    nodes = [node for node in ast.parse(whole).body if getattr(node, "name", None) in wanted]
-    source = "\n\n\n".join(_source_of(node, whole) for node in nodes)
+    source = _source(piece)
     for old, new in changes:
         if source.count(old) != 1:
             raise ValueError(f"expected {old!r} once in the source of {piece}, found it {source.count(old)} times")
         source = source.replace(old, new)
     return source
+
+
+@functools.cache
+def _source(piece):
+    """The source of a piece, or of all that are checked together."""
+    topic, attribute = piece.split(".")
+    with open(_pristine(topic).__file__, encoding="utf-8") as file:
+        whole = file.read()
+    wanted = TOGETHER.get(piece, (attribute,))
+    nodes = [node for node in ast.parse(whole).body if getattr(node, "name", None) in wanted]
+    return "\n\n\n".join(_source_of(node, whole) for node in nodes)
 
 
 def _source_of(node, whole):

@@ -16,6 +16,7 @@ import math
 
 import pytest
 
+from course_lib.checks import Verdict, check
 from course_lib.checks.expect import expectation
 from course_lib.checks.judge import distance, judge, lost, tolerance
 from course_lib.checks.observe import observe
@@ -135,6 +136,16 @@ def bundle_of(piece, mistake, seed):
     [known] = [known for known in expectation(piece, seed).mistakes if known.name == mistake.name]
     scenarios = {name: known.truth.native(name) for name in known.truth}
     return {"piece": piece.name, "seed": seed, "scenarios": scenarios}
+
+
+def test_passed_is_full_marks(piece):
+    # What a student calls, here, where known mistakes have been made already.
+    wrong = next(m for m in catalogue(piece.topic) if m.piece == piece.name).implementation()
+    for impl, right in ((reference(piece.name), True), (wrong, False), (None, False)):
+        verdict = check(piece.name, impl)
+        assert isinstance(verdict, Verdict) and verdict.max_points == piece.max_points
+        assert verdict.passed is (verdict.points == verdict.max_points) is right
+        assert bool(verdict.messages) is not verdict.passed
 
 
 def test_a_mistake_is_told_by_its_own_hint_and_costs_the_same_for_every_seed(mistake):

@@ -5,50 +5,39 @@ import json
 
 import pytest
 
-from course_lib.checks import GRADING_SEED, OBSERVATIONS, Verdict, check, expect_release
+from course_lib.checks import GRADING_SEED, OBSERVATIONS, check, expect_release
 from course_lib.checks.judge import judge
-from course_lib.checks.piece import find, pieces
-from course_lib.misconceptions import catalogue, reference
+from course_lib.checks.piece import find
+from course_lib.misconceptions import reference
 
-PIECES = [piece.name for piece in pieces()]
-IMPLEMENTATIONS = [(name, reference(name), True) for name in PIECES]
-IMPLEMENTATIONS += [(m.piece, m.implementation(), False) for m in catalogue("algorithm")[::7]]
-IMPLEMENTATIONS += [(name, None, False) for name in PIECES]
-
-
-@pytest.mark.parametrize(("name", "impl", "right"), IMPLEMENTATIONS)
-def test_passed_is_full_marks(name, impl, right):
-    verdict = check(name, impl)
-    assert isinstance(verdict, Verdict) and verdict.max_points == find(name).max_points
-    assert verdict.passed is (verdict.points == verdict.max_points) is right
-    assert bool(verdict.messages) is not verdict.passed
+PIECE = "algorithm.batch_stats"
 
 
 @pytest.mark.parametrize("name", ["algorithm.batch_norm", "running_stats.no_such", "batch_stats", None, len])
 def test_an_unknown_piece_is_an_error_that_says_which_there_are(name):
     with pytest.raises(ValueError, match=r"expected the name of a piece, got .*algorithm\.batch_stats"):
-        check(name, reference("algorithm.batch_stats"))
+        check(name, reference(PIECE))
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])
 def test_the_cpu_is_a_device(device):
-    assert check("algorithm.batch_stats", reference("algorithm.batch_stats"), device=device).passed
+    assert check(PIECE, reference(PIECE), device=device).passed
 
 
 @pytest.mark.parametrize("device", ["cuda", "meta", "cpu:1", 0])
 def test_another_device_is_an_error(device):
     with pytest.raises(ValueError, match=f"expected device None or 'cpu', got {device!r}: "):
-        check("algorithm.batch_stats", reference("algorithm.batch_stats"), device=device)
+        check(PIECE, reference(PIECE), device=device)
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "0", None])
 def test_what_is_no_seed_is_an_error(seed):
     with pytest.raises(ValueError, match="expected a seed that is a whole number ≥ 0, got "):
-        check("algorithm.batch_stats", reference("algorithm.batch_stats"), seed=seed)
+        check(PIECE, reference(PIECE), seed=seed)
 
 
 def test_a_check_does_not_change_the_next_one():
-    first, again = (str(check(name, reference(name))) for name in PIECES[:1] * 2)
+    first, again = (str(check(PIECE, reference(PIECE))) for _ in range(2))
     assert first == again
 
 
@@ -59,7 +48,7 @@ def test_a_check_does_not_change_the_next_one():
 def answered(monkeypatch):
     """What the grader gets for the reference of the first piece, at seed 5."""
     monkeypatch.setenv(GRADING_SEED, "5")
-    return check(PIECES[0], reference(PIECES[0]))._repr_mimebundle_()
+    return check(PIECE, reference(PIECE))._repr_mimebundle_()
 
 
 def test_while_grading_the_kernel_answers_and_does_not_judge(answered):
@@ -70,13 +59,13 @@ def test_while_grading_the_kernel_answers_and_does_not_judge(answered):
 
 def test_the_answer_is_for_the_graders_seed(answered):
     bundle = json.loads(json.dumps(answered[OBSERVATIONS]))
-    assert judge(find(PIECES[0]), bundle, 5).passed
-    assert judge(find(PIECES[0]), bundle, 6).points == 0
+    assert judge(find(PIECE), bundle, 5).passed
+    assert judge(find(PIECE), bundle, 6).points == 0
 
 
 def test_the_answer_does_not_hold_what_is_right(answered, monkeypatch):
     monkeypatch.setenv(GRADING_SEED, "5")
-    wrong = check(PIECES[0], lambda x: (x.mean() + 1, x.var() + 1))._repr_mimebundle_()[OBSERVATIONS]
+    wrong = check(PIECE, lambda x: (x.mean() + 1, x.var() + 1))._repr_mimebundle_()[OBSERVATIONS]
     arrays = [
         v["array"] for e in answered[OBSERVATIONS]["scenarios"].values() for v in e["seen"].values() if "array" in v
     ]

@@ -47,7 +47,7 @@ WITHOUT_POLICY = {
     "reads_expectations": 0,
 }
 #: Seconds a cell may take; those that never end cost that much. Ranks that never end stop by themselves before.
-TIMEOUT = {name: 12 if name == PROBLEM_SET else 20 for name in problem_sets()}
+TIMEOUT = {name: 8 if name == PROBLEM_SET else 20 for name in problem_sets()}
 
 
 def grade(files, seed=SEED, problem_set=PROBLEM_SET):
