@@ -47,9 +47,10 @@ def site(built):
 @pytest.fixture(scope="session")
 def browser():
     """A headless Chromium that starts nothing in the background."""
-    program = shutil.which("chromium")
+    # The same engine without the browser around it opens a page in half the time.
+    program = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     if program is None:
-        pytest.skip("there is no chromium on the PATH")
+        pytest.skip("there is neither chromium-headless-shell nor chromium on the PATH")
     from playwright.sync_api import sync_playwright
 
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
