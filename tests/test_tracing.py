@@ -37,6 +37,17 @@ def test_a_twin_has_its_own_tensors():
     assert torch.equal(other.weight_orig, model.weight_orig) and other.weight_orig is not model.weight_orig
 
 
+def test_a_twin_has_its_own_hooks():
+    model, x, called = nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.ones(2, 3), []
+    model[0].register_forward_hook(lambda *_: called.append("both"))
+    other = twin(model)
+    other[1].register_forward_hook(lambda *_: called.append("other"))
+    model[1].register_forward_hook(lambda *_: called.append("model"))
+    assert other[0]._forward_pre_hooks is not other[1]._forward_pre_hooks
+    model(x), other(x)
+    assert called == ["both", "model", "both", "other"]
+
+
 def test_layers_of_other_packages_are_not_looked_into():
     model = nn.Sequential(nn.Linear(2, 2), BatchNorm(2))
     assert [node.target for node in trace_layers(model, (torch.ones(3, 2),), is_batchnorm).graph.nodes][1:3] == [
