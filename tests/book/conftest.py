@@ -47,7 +47,7 @@ def site(built):
 @pytest.fixture(scope="session")
 def browser():
     """A headless Chromium that starts nothing in the background."""
-    # The same engine without the browser around it opens a page in half the time.
+    # The same engine without the browser around it opens a page with half the work.
     program = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     if program is None:
         pytest.skip("there is neither chromium-headless-shell nor chromium on the PATH")

@@ -141,16 +141,13 @@ RULES = {
 }
 
 
-#: Thousands of words of code, of signatures and set apart in a text have a few colours between them: one word of each,
-#: in surroundings of a kind, says all there is.
+#: Thousands of words of code and of signatures have a few colours between them: one word of each says all there is.
 ONE_OF_EACH_COLOUR = """() => {
-    const surroundings = "a, h1, h2, h3, h4, dt, table, details, .admonition, .cell_input, .cell_output, .sig";
-    const words = ".highlight span[class], .sig span[class], article :is(code, em, strong, .colon)";
     const seen = new Set();
-    for (const word of document.querySelectorAll(words)) {
-        const around = word.parentElement.closest(surroundings);
-        const key = [word.tagName, word.className, around?.tagName, around?.className].join(" in ");
-        if (seen.has(key)) word.replaceWith(...(word.tagName === "CODE" ? [word.textContent] : word.childNodes));
+    for (const word of document.querySelectorAll(".highlight span[class], .sig span[class]")) {
+        const around = word.closest(".cell_input, .cell_output, .sig")?.className;
+        const key = [word.className, around].join(" in ");
+        if (seen.has(key)) word.replaceWith(...word.childNodes);
         seen.add(key);
     }
     document.body.normalize();  // else axe looks at every word's text for itself

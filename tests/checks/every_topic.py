@@ -140,8 +140,8 @@ def bundle_of(piece, mistake, seed):
 
 def test_passed_is_full_marks(piece):
     # What a student calls, here, where known mistakes have been made already.
-    wrong = next(m for m in catalogue(piece.topic) if m.piece == piece.name).implementation()
-    for impl, right in ((reference(piece.name), True), (wrong, False), (None, False)):
+    known = [m.implementation() for m in catalogue(piece.topic) if m.piece == piece.name]
+    for impl, right in ((reference(piece.name), True), (None, False), *((wrong, False) for wrong in known[::7])):
         verdict = check(piece.name, impl)
         assert isinstance(verdict, Verdict) and verdict.max_points == piece.max_points
         assert verdict.passed is (verdict.points == verdict.max_points) is right
