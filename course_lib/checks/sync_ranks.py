@@ -1,6 +1,11 @@
 """Scenarios on several ranks: what all of them return, or in words for a student which of them went wrong, and how."""
 
+import contextlib
+import ctypes
+import os
 import threading
+
+import torch
 
 from course_lib.ranks import RankError, run_ranks
 
@@ -23,10 +28,30 @@ def on_ranks(step, ranks):
         Exception: what all ranks raised alike.
     """
     try:
-        return run_ranks(step, ranks, timeout=RANKS_LIMIT)
+        with _on_one_processor():
+            return run_ranks(step, ranks, timeout=RANKS_LIMIT)
     except RankError as error:
         failed = error
     raise _in_plain_words(failed, ranks)
+
+
+@contextlib.contextmanager
+def _on_one_processor():
+    """Threads that start here share the processor that this one runs on, where the system lets us choose (Linux).
+
+    Ranks of a scenario compute next to nothing and take turns: on several processors they spend as much time again on
+    handing Python's lock from one to the other. Not beside an accelerator: threads that torch starts for it with the
+    first backward would keep to that processor, too, for as long as the process lives.
+    """
+    if not hasattr(os, "sched_setaffinity") or torch.accelerator.is_available():
+        yield
+        return
+    allowed = os.sched_getaffinity(0)  # 0 is this thread
+    os.sched_setaffinity(0, {ctypes.CDLL(None).sched_getcpu()})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def _in_plain_words(failed, ranks):

@@ -1,6 +1,8 @@
 """Problem set 5: what every topic is tested for, and ranks that hang, fail or never end."""
 
+import contextlib
 import functools
+import os
 import re
 import time
 
@@ -11,7 +13,7 @@ import torch.distributed as dist
 from course_lib.checks import check
 from course_lib.checks.observe import TIME_LIMIT, observe
 from course_lib.checks.piece import find, pieces
-from course_lib.checks.sync_ranks import RANKS_LIMIT
+from course_lib.checks.sync_ranks import RANKS_LIMIT, on_ranks
 from course_lib.ranks.outcome import GRACE
 from course_lib.sync import local_moments, merge_moments
 from tests.checks.every_topic import *  # noqa: F403  the tests
@@ -714,6 +716,25 @@ def test_a_rank_that_never_ends_is_stopped_and_no_further_one_is_started(monkeyp
 
 def test_the_ranks_end_before_the_scenario_has_to():
     assert RANKS_LIMIT + 2 * GRACE < TIME_LIMIT
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or torch.accelerator.is_available(),
+    reason="ranks stay where the system puts them: it offers no choice, or an accelerator's threads would follow them",
+)
+@pytest.mark.parametrize("fails", [False, True])
+def test_ranks_share_a_processor_and_nobody_else_is_kept_on_it(fails):
+    before, seen = os.sched_getaffinity(0), []
+
+    def step(rank):
+        seen.append(os.sched_getaffinity(0))
+        if fails:
+            raise ValueError("on purpose")
+
+    with pytest.raises(ValueError, match="on purpose") if fails else contextlib.nullcontext():
+        on_ranks(step, 3)
+    assert len(seen) == 3 and len(seen[0]) == 1 and all(processors == seen[0] for processors in seen)
+    assert os.sched_getaffinity(0) == before
 
 
 @pytest.mark.parametrize("leave", ["group", "exit", "world"])
