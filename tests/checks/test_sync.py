@@ -718,10 +718,13 @@ def test_the_ranks_end_before_the_scenario_has_to():
     assert RANKS_LIMIT + 2 * GRACE < TIME_LIMIT
 
 
-@pytest.mark.skipif(
+processors_are_chosen = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity") or torch.accelerator.is_available(),
     reason="ranks stay where the system puts them: it offers no choice, or an accelerator's threads would follow them",
 )
+
+
+@processors_are_chosen
 @pytest.mark.parametrize("fails", [False, True])
 def test_ranks_share_a_processor_and_nobody_else_is_kept_on_it(fails):
     before, seen = os.sched_getaffinity(0), []
@@ -735,6 +738,15 @@ def test_ranks_share_a_processor_and_nobody_else_is_kept_on_it(fails):
         on_ranks(step, 3)
     assert len(seen) == 3 and len(seen[0]) == 1 and all(processors == seen[0] for processors in seen)
     assert os.sched_getaffinity(0) == before
+
+
+@processors_are_chosen
+def test_ranks_run_where_a_processor_cannot_be_chosen(monkeypatch):
+    def refuses(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuses)
+    assert on_ranks(lambda rank: rank, 3) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("leave", ["group", "exit", "world"])
