@@ -21,6 +21,31 @@ from nbclient import NotebookClient
 from course_lib.authoring.paths import ROOT
 from course_lib.authoring.release import release
 from course_lib.authoring.source import source_notebook
+from tests.devices import DEVICES
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device",
+        choices=("cpu", "cuda", "standin"),
+        help="run what is asked of every device, on this one alone; standin needs no GPU",
+    )
+
+
+def pytest_configure(config):
+    device = config.getoption("device")
+    if device == "standin":
+        from tests import standin  # noqa: F401 — registers it with torch, for good: in such a run alone
+    if device:
+        DEVICES[:] = [device]  # before the first module with tests is there
+
+
+def pytest_collection_modifyitems(config, items):
+    device = config.getoption("device")
+    if device:
+        chosen = {item for item in items if hasattr(item, "callspec") and item.callspec.params.get("device") == device}
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = [item for item in items if item in chosen]
 
 
 @pytest.fixture(scope="session")

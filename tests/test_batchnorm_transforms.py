@@ -95,7 +95,9 @@ def test_compiled_it_keeps_its_digits_when_the_mean_is_large(x):
 @modes
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("strict", [False, True])
-def test_exported_with_an_open_batch_size_it_gives_the_same(strict, momentum, training, x):
+def test_exported_with_an_open_batch_size_it_gives_the_same(strict, momentum, training, x, device):
+    if device == "standin":
+        pytest.skip("torch.export fixes every size of a tensor that wraps another")
     layer = filled(BatchNorm2d(3, momentum=momentum, device=x.device)).train(training)
     program = torch.export.export(
         copy.deepcopy(layer), (x,), strict=strict, dynamic_shapes=({0: torch.export.Dim("n", min=2)},)

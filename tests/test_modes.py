@@ -413,9 +413,11 @@ def test_a_model_is_a_module(f):
 # --- the clinic -----------------------------------------------------------------------------------------------------
 
 
+@everywhere
 @pytest.mark.parametrize("training", [True, False])
-def test_accuracy_does_not_depend_on_mode_or_company_and_leaves_no_trace(training):
-    net, x = small_net().train(training), drawn((40, 1, 4, 4), seed=3, mean=-1.0, dtype=torch.float32)
+def test_accuracy_does_not_depend_on_mode_or_company_and_leaves_no_trace(training, device):
+    net = small_net().to(device).train(training)
+    x = drawn((40, 1, 4, 4), seed=3, mean=-1.0, dtype=torch.float32, device=device)
     labels = copy.deepcopy(net).eval()(x).argmax(1)
     labels[:10] = (labels[:10] + 1) % 4
     before = state_of(net)
@@ -441,10 +443,12 @@ def test_centring_layer_keeps_its_mean_as_a_buffer(device):
     assert torch.equal(held, kept)
 
 
+@everywhere
 @pytest.mark.parametrize("shape", SHAPES)
-def test_running_mean_holds_no_graph(shape):
-    mean, slope = torch.zeros(shape[1], dtype=torch.float64), torch.ones((), dtype=torch.float64, requires_grad=True)
-    x, held = drawn(shape), mean
+def test_running_mean_holds_no_graph(shape, device):
+    here = {"dtype": torch.float64, "device": device}
+    mean, slope = torch.zeros(shape[1], **here), torch.ones((), **here, requires_grad=True)
+    x, held = drawn(shape, device=device), mean
     for _ in range(2):
         assert clinic_graph_in_buffers(mean, slope * x, 0.5) is None
         (slope * x).sum().backward()
@@ -452,9 +456,10 @@ def test_running_mean_holds_no_graph(shape):
     close(mean, 0.75 * x.mean((0, *range(2, x.dim()))))
 
 
+@everywhere
 @pytest.mark.parametrize("grad", [True, False])
-def test_input_gradient_is_that_of_the_predicting_model(grad):
-    net, x = small_net(), drawn((6, 1, 4, 4), seed=3, dtype=torch.float32)
+def test_input_gradient_is_that_of_the_predicting_model(grad, device):
+    net, x = small_net().to(device), drawn((6, 1, 4, 4), seed=3, dtype=torch.float32, device=device)
     before, kept = state_of(net), x.clone()
     with torch.set_grad_enabled(grad):
         got = clinic_grad_mode(net, x)
@@ -466,16 +471,18 @@ def test_input_gradient_is_that_of_the_predicting_model(grad):
     torch.testing.assert_close(clinic_grad_mode(net, x[:1]), got[:1])
 
 
+@everywhere
 @pytest.mark.parametrize(("momentum", "want"), [(0.0, 2.0), (1.0, 6.0), (0.25, 3.0)])
-def test_momentum_is_the_weight_of_the_new_value(momentum, want):
-    running = torch.tensor([2.0])
-    assert clinic_momentum(running, torch.tensor([6.0]), momentum).item() == want
+def test_momentum_is_the_weight_of_the_new_value(momentum, want, device):
+    running = torch.tensor([2.0], device=device)
+    assert clinic_momentum(running, torch.tensor([6.0], device=device), momentum).item() == want
     assert running.item() == 2.0
 
 
+@everywhere
 @pytest.mark.parametrize("shape", SHAPES)
-def test_running_variance_takes_the_unbiased_one_of_all_values(shape):
-    x, want = drawn(shape).requires_grad_(), torch.ones(shape[1], dtype=torch.float64)
+def test_running_variance_takes_the_unbiased_one_of_all_values(shape, device):
+    x, want = drawn(shape, device=device).requires_grad_(), torch.ones(shape[1], dtype=torch.float64, device=device)
     got = want.clone()
     nn.functional.batch_norm(x, want.clone(), want, training=True, momentum=0.3)
     assert clinic_biased_var(got, x, 0.3) is None

@@ -477,7 +477,8 @@ def test_input_is_untouched(training, device):
     x = drawn((4, 3, 5), dtype=torch.float32, device=device)
     kept = x.clone()
     y = BatchNorm(3, device=device).train(training)(x)
-    assert torch.equal(x, kept) and y.data_ptr() != x.data_ptr()
+    y.detach().zero_()
+    assert torch.equal(x, kept)
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
@@ -554,7 +555,7 @@ def test_state_dicts_load_both_ways():
 
 
 @pytest.mark.parametrize("version", [None, 1])
-@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("device", ON_META)
 def test_a_state_dict_of_before_version_2_loads_without_the_counter(version, device):
     state = nn.Sequential(nn.BatchNorm1d(3)).state_dict()
     del state["0.num_batches_tracked"]

@@ -748,9 +748,12 @@ def batches():
 
 
 #: (how ranks run, backend, device, ranks). NCCL takes one rank a GPU; threads share one.
-TOGETHER = [("threads", "gloo", "cpu", 2), pytest.param("fork", "gloo", "cpu", 2, marks=forked)]
+TOGETHER = [
+    *(("threads", "gloo", device, 2) for device in DEVICES),
+    pytest.param("fork", "gloo", "cpu", 2, marks=forked),
+]
 if torch.cuda.is_available():
-    TOGETHER += [("threads", "gloo", "cuda", 2), ("spawn", "nccl", "cuda", torch.cuda.device_count())]
+    TOGETHER += [("spawn", "nccl", "cuda", torch.cuda.device_count())]
 
 
 @pytest.mark.parametrize(("how", "backend", "device", "ranks"), TOGETHER)

@@ -7,6 +7,7 @@ from course_lib.checks.judge import judge
 from course_lib.checks.observe import observe
 from course_lib.checks.piece import find
 from tests.checks.every_topic import *  # noqa: F403  the tests
+from tests.devices import DEVICES
 from tests.right_answers.running_stats import RIGHT
 
 TOPIC = "running_stats"
@@ -756,6 +757,7 @@ CLAUSES = [
 ]
 
 LAYER = find("running_stats.BatchNorm")
+on_devices = pytest.mark.parametrize("device", DEVICES)
 
 
 class _WithHabits(RIGHT["running_stats.BatchNorm"]["NaiveOperations"]):
@@ -800,11 +802,21 @@ def test_a_half_finished_layer_has_points_for_what_is_there(left):
     assert 0 < verdict.points < verdict.max_points
 
 
-def test_a_gpu_is_compared_where_there_is_one(monkeypatch):
-    # The CPU stands in for it: its results are the same, a layer that is another one at every copy is not.
-    monkeypatch.setattr("course_lib.checks.running_stats_tensors.gpus", lambda: ["cpu"])
-    assert judge(LAYER, observe(LAYER, RIGHT["running_stats.BatchNorm"]["NaiveOperations"], 0), 0).passed
+@pytest.fixture
+def gpu(device, monkeypatch):
+    """One of the devices, as the GPU that answers are compared on."""
+    monkeypatch.setattr("course_lib.checks.running_stats_tensors.gpus", lambda: [device])
 
+
+@on_devices
+@pytest.mark.parametrize("layer", [*RIGHT["running_stats.BatchNorm"].values(), _WithHabits], ids=lambda c: c.__name__)
+def test_right_answers_are_right_on_a_gpu(layer, gpu):
+    verdict = judge(LAYER, observe(LAYER, layer, 0), 0)
+    assert verdict.passed, str(verdict)
+
+
+@on_devices
+def test_an_answer_that_is_another_one_elsewhere_is_told(gpu):
     class BatchNorm(RIGHT["running_stats.BatchNorm"]["NaiveOperations"]):
         def __deepcopy__(self, memo):
             other = type(self)(self.num_features)
