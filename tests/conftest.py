@@ -35,7 +35,9 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     device = config.getoption("device")
     if device == "standin":
-        from tests import standin  # noqa: F401 — registers it with torch, for good: in such a run alone
+        from tests import standin
+
+        standin.register()  # for good: in such a run alone
     if device:
         DEVICES[:] = [device]  # before the first module with tests is there
 

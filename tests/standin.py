@@ -5,15 +5,15 @@ everybody else it lies elsewhere: beside tensors on the CPU it is refused as on 
 before NumPy sees them, and its backward passes run in a thread of their own. What it does not have are a GPU's
 kernels, streams, libraries and mixed precision: it shows that code is written for any device, not that it runs on CUDA.
 
-Registered with torch on import, once for a process and for good. From then on a forked process can differentiate
-nothing, as after CUDA was used: import it only where no test forks.
+Once registered with torch it stays for as long as the process lives. From then on a forked process can differentiate
+nothing, as after CUDA was used: register it only where no test forks.
 """
 
 import torch
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["NAME", "StandInTensor"]
+__all__ = ["NAME", "StandInTensor", "register"]
 
 NAME = "standin"
 
@@ -131,18 +131,23 @@ def _in_low_precision(operator):
     return run
 
 
-backend_registration._setup_privateuseone_for_python_backend(NAME, _Module())
-# Kept: what was registered goes with them.
-_kernels, _fallbacks = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
-for _factory, _operator in {
-    "empty.memory_format": _aten.empty.memory_format,
-    "empty_strided": _aten.empty_strided.default,
-    # Zeros without memory, which kernels must not see.
-    "_efficientzerotensor": _aten.zeros.default,
-}.items():
-    _kernels.impl(_factory, _made_here(_operator), "PrivateUse1")
-_kernels.impl("_copy_from", lambda *args: _run(_aten._copy_from.default, args, {}), "PrivateUse1")
-# Of autocast, the layers that stand before a BatchNorm. The rest computes as it comes.
-_fallbacks.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-for _layer in ("conv2d", "linear"):
-    _kernels.impl(_layer, _in_low_precision(getattr(_aten, _layer).default), "AutocastPrivateUse1")
+_kernels = []  # what was registered goes with its library
+
+
+def register():
+    """Make the device known to torch, once for a process."""
+    backend_registration._setup_privateuseone_for_python_backend(NAME, _Module())
+    aten, others = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
+    _kernels.extend([aten, others])
+    for factory, operator in {
+        "empty.memory_format": _aten.empty.memory_format,
+        "empty_strided": _aten.empty_strided.default,
+        # Zeros without memory, which kernels must not see.
+        "_efficientzerotensor": _aten.zeros.default,
+    }.items():
+        aten.impl(factory, _made_here(operator), "PrivateUse1")
+    aten.impl("_copy_from", lambda *args: _run(_aten._copy_from.default, args, {}), "PrivateUse1")
+    # Of autocast, the layers that stand before a BatchNorm. The rest computes as it comes.
+    others.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    for layer in ("conv2d", "linear"):
+        aten.impl(layer, _in_low_precision(getattr(_aten, layer).default), "AutocastPrivateUse1")
