@@ -3,7 +3,8 @@
 A tensor on "standin" holds one on the CPU and lets it compute, so results are numbers, which `meta` has not. To
 everybody else it lies elsewhere: beside tensors on the CPU it is refused as on a GPU, its values have to be copied
 before NumPy sees them, and its backward passes run in a thread of their own. What it does not have are a GPU's
-kernels, streams, libraries and mixed precision: it shows that code is written for any device, not that it runs on CUDA.
+kernels, streams and libraries, and of autocast it knows two layers: it shows that code is written for any device, not
+that it runs on CUDA.
 
 Once registered with torch it stays for as long as the process lives. From then on a forked process can differentiate
 nothing, as after CUDA was used: register it only where no test forks.
@@ -29,9 +30,9 @@ class StandInTensor(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, held, size=None, stride=None):
-        facts = {"strides": stride or held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
-        made = torch.Tensor._make_wrapper_subclass(cls, size or held.size(), device=f"{NAME}:0", **facts)
+    def __new__(cls, held):
+        facts = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
+        made = torch.Tensor._make_wrapper_subclass(cls, held.size(), device=f"{NAME}:0", **facts)
         made.held = held
         return made
 
@@ -41,7 +42,7 @@ class StandInTensor(torch.Tensor):
 
     @staticmethod
     def __tensor_unflatten__(parts, context, outer_size, outer_stride):
-        return StandInTensor(parts["held"], outer_size, outer_stride)
+        return StandInTensor(parts["held"])
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
@@ -52,9 +53,6 @@ class StandInTensor(torch.Tensor):
 
     def __repr__(self, *, tensor_contents=None):
         return f"{NAME}({self.held!r})"
-
-    def __format__(self, spec):
-        return format(self.held, spec)
 
 
 def _held(leaf):
