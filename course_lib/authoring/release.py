@@ -3,9 +3,10 @@
 import io
 import os
 import shutil
+import sqlite3
 import sys
 import tempfile
-from contextlib import contextmanager, redirect_stderr
+from contextlib import closing, contextmanager, redirect_stderr
 from pathlib import Path
 
 import nbformat
@@ -61,8 +62,14 @@ def generate_exercises(exercises, build=BUILD, database=None, names=None):
         names: of the problem sets; None takes all.
     """
     with tempfile.TemporaryDirectory() as scratch:
+        if database is None:
+            # nbgrader writes the version of its own tables into an empty one, and starts a program, for seconds, to
+            # learn it: of use in years to come, and this gradebook is thrown away.
+            with closing(sqlite3.connect(Path(scratch) / "release.db")) as gradebook:
+                gradebook.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+            database = f"sqlite:///{scratch}/release.db"
         api = nbgrader_api(
-            database=database or f"sqlite:///{scratch}/release.db",
+            database=database,
             source_directory=str(build / SOURCE.relative_to(BUILD)),
             release_directory=str(Path(scratch) / "release"),
         )

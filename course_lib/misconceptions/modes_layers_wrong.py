@@ -426,8 +426,8 @@ def text_of(style, edits=()):
         if source.count(old) != 1:
             raise ValueError(f"{style}: expected {old!r} once, found it {source.count(old)} times")
         source = source.replace(old, new)
-    for name in layers.STYLES:
-        source = re.sub(rf"\b{name}\b", "Layer" if name == style else "Base", source)
+    names = rf"\b({'|'.join(layers.STYLES)})\b"
+    source = re.sub(names, lambda found: "Layer" if found[0] == style else "Base", source)
     return re.sub(r'^( +)""".*"""\n', r"\1pass\n", source, flags=re.M)  # the docstring may be all there is
 
 

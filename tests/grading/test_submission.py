@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import functools
 import io
 import json
 import re
@@ -243,6 +244,7 @@ def squeezed(text):
     return re.sub(r"\s+", "", text)
 
 
+@functools.cache
 def secrets():
     """Statements of the reference and of the mistakes that a student is not handed out, without white space."""
     lines = []
@@ -257,16 +259,13 @@ def secrets():
     return {line for line in found if len(line) > 30 and line not in public}
 
 
-SECRETS = secrets()
-
-
 def leaked(text):
     text = squeezed(text)
-    return {secret for secret in SECRETS if secret in text}
+    return {secret for secret in secrets() if secret in text}
 
 
 def test_secrets_are_recognised():
-    assert len(SECRETS) > 30
+    assert len(secrets()) > 30
     source = (ROOT / "course_lib" / "algorithm.py").read_text()
     assert len(leaked(source)) > 10
     assert leaked(json.loads(json.dumps(source)))
