@@ -9,7 +9,7 @@ import pytest
 
 from course_lib.authoring import leaks, paths
 from course_lib.authoring.paths import EXERCISES, problem_sets
-from course_lib.authoring.release import release
+from course_lib.authoring.release import generate_exercises, release, write_sources
 from course_lib.authoring.source import faulty
 from course_lib.checks.piece import TOPICS, find, pieces
 
@@ -29,6 +29,14 @@ def test_two_releases_are_the_same_to_the_byte(released, tmp_path, monkeypatch):
     again = release(tmp_path / "exercises", tmp_path / "build", fresh=True)
     assert _files(tmp_path / "exercises") == _files(released.exercises)
     assert again.read_bytes() == released.zip.read_bytes()
+
+
+def test_a_gradebook_that_is_thrown_away_is_not_asked_for_its_version(monkeypatch, tmp_path):
+    monkeypatch.setattr("nbgrader.api.get_alembic_version", lambda: pytest.fail("nbgrader starts alembic to learn it"))
+    write_sources(tmp_path / paths.SOURCE.relative_to(paths.BUILD))
+    generate_exercises(tmp_path / "exercises", tmp_path, names=["ps1-algorithm"])
+    [notebook] = (EXERCISES / "ps1-algorithm").glob("*.ipynb")
+    assert (tmp_path / "exercises" / "ps1-algorithm" / notebook.name).read_bytes() == notebook.read_bytes()
 
 
 def test_a_stray_file_beside_a_solution_is_not_released(released, monkeypatch, tmp_path):
