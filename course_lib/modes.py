@@ -709,9 +709,9 @@ def accepts(cls: type[nn.Module]) -> bool:
         trains_when_frozen,
         takes_any_layout,
         keeps_its_digits,
-        stays_itself,
         keeps_its_state,
         obeys_its_arguments,
+        stays_itself,
     ]
     try:
         with torch.enable_grad():

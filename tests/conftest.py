@@ -93,8 +93,14 @@ def run_as_student(student):
         kernel_spec_manager = Kernels()
 
     def run(notebook):
-        place = {"metadata": {"path": str(student.folder)}}
-        client = NotebookClient(notebook, kernel_manager_class=Manager, allow_errors=True, timeout=120, resources=place)
+        client = NotebookClient(
+            notebook,
+            kernel_manager_class=Manager,
+            allow_errors=True,
+            timeout=120,
+            resources={"metadata": {"path": str(student.folder)}},
+            shutdown_kernel="immediate",  # nothing is left to be cleaned up, and to ask for it takes a second or two
+        )
         return client.execute()
 
     return run

@@ -5,7 +5,9 @@ Until kernels are jailed, a student's code runs with the grader's rights: it cou
 
 import contextlib
 import json
+import math
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from nbclient.client import CellExecutionComplete
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -73,6 +76,29 @@ class StudentKernels(KernelSpecManager):
         return KernelSpec(argv=argv, display_name="course", language="python", metadata=warm)
 
 
+class PromptClient(AsyncKernelClient):
+    """Jupyter's client, which takes a kernel for ready as soon as it has answered on both of its channels.
+
+    Jupyter's own then waits for a fifth of a second of silence, so that nothing from before is taken for a cell's. Here
+    nothing is: nbclient looks whose answer a message is.
+    """
+
+    async def wait_for_ready(self, timeout=None):
+        until = time.monotonic() + (math.inf if timeout is None else timeout)
+        while True:
+            self.kernel_info()
+            with contextlib.suppress(queue.Empty):
+                reply = await self.shell_channel.get_msg(timeout=1)
+                # What was said before the kernel knew of us is lost: without this one it is asked again.
+                await self.iopub_channel.get_msg(timeout=0.2)
+                self._handle_kernel_info_reply(reply)
+                return
+            if not await self.is_alive():
+                raise RuntimeError("the kernel ended before it was ready")
+            if time.monotonic() > until:
+                raise RuntimeError(f"the kernel was not ready within {timeout} s")
+
+
 class CourseExecute(Execute):
     """nbgrader's Execute in the course's kernel, with the student's seed in the kernel's environment.
 
@@ -115,7 +141,11 @@ class CourseExecute(Execute):
     def create_kernel_manager(self):
         specs = StudentKernels(topic=self._topic)
         self.km = self.kernel_manager_class(
-            kernel_name=self.kernel_name, config=self.config, kernel_spec_manager=specs, **self._channel()
+            kernel_name=self.kernel_name,
+            config=self.config,
+            kernel_spec_manager=specs,
+            client_class=f"{__name__}.{PromptClient.__name__}",
+            **self._channel(),
         )
         return self.km
 

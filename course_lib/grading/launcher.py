@@ -24,6 +24,9 @@ def main():
     from course_lib.checks.piece import pieces
 
     pieces(topic)
+    if "torch" in sys.modules:
+        # torch does, and sympy with it, when a backward is given a gradient for the first time.
+        import torch.fx.experimental.symbolic_shapes  # noqa: F401
 
     import ipykernel.debugger  # noqa: F401  # most of what a kernel imports when it starts: once, before forking
     import zmq

@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -19,6 +20,8 @@ __all__ = ["WarmProvisioner"]
 
 #: Without process descriptors, a process whose number is taken again could be mistaken for a kernel.
 _CAN_FORK = hasattr(os, "pidfd_open")
+#: Milliseconds that a killed kernel is waited for.
+_TO_END = 1000
 #: What a kernel's environment has in common with everybody's, and the libraries read when they are loaded.
 _SHARED = ("PATH", "LANG", "PYTHONHASHSEED", "OMP_NUM_THREADS")
 
@@ -35,6 +38,12 @@ class WarmProvisioner(LocalProvisioner):
         self.cwd = kwargs["cwd"]
         return self.connection_info
 
+    async def kill(self, restart=False):
+        """Kill the kernel and come back when it has ended, a moment later: Jupyter would look ten times a second."""
+        await super().kill(restart)
+        if isinstance(self.process, _Kernel):
+            self.process.poll(_TO_END)
+
 
 class _Kernel:
     """A forked kernel, with as much of `subprocess.Popen` as Jupyter uses. How it ended is not known."""
@@ -47,22 +56,24 @@ class _Kernel:
         with contextlib.suppress(ProcessLookupError):  # it has ended already
             self._descriptor = os.pidfd_open(pid)
 
-    def poll(self):
+    def poll(self, within=0):
+        """None while it lives, looked after for some milliseconds."""
         if self._descriptor is None:
             return 1
-        try:
-            signal.pidfd_send_signal(self._descriptor, 0)
-        except ProcessLookupError:
-            os.close(self._descriptor)
-            self._descriptor = None
-            return 1
-        return None
+        ended = select.poll()
+        ended.register(self._descriptor, select.POLLIN)
+        if not ended.poll(within):
+            return None
+        os.close(self._descriptor)
+        self._descriptor = None
+        return 1
 
     wait = poll  # Jupyter waits by polling
 
     def send_signal(self, number):
         if self.poll() is None:
-            signal.pidfd_send_signal(self._descriptor, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended since
+                signal.pidfd_send_signal(self._descriptor, number)
 
     def terminate(self):
         self.send_signal(signal.SIGTERM)

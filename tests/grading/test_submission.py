@@ -56,7 +56,9 @@ def seconds(problem_set, student=None):
 
     Ranks that never end stop by themselves.
     """
-    return 6 if student in NEVER_END else 12 if problem_set == PROBLEM_SET else 20
+    if student in NEVER_END:
+        return 4 if problem_set == PROBLEM_SET else 6
+    return 12 if problem_set == PROBLEM_SET else 20
 
 
 def grade(files, seed=SEED, problem_set=PROBLEM_SET, student=None):

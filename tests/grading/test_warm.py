@@ -1,19 +1,21 @@
 """Forked kernels: apart from each other, ended with their parent, and replaced when that is gone."""
 
+import asyncio
 import json
 import os
+import queue
 import time
 
 import nbformat
 import psutil
 import pytest
+from jupyter_client.channels import AsyncZMQSocketChannel
 
 from course_lib.authoring.paths import EXERCISES
 from course_lib.grading import warm
 from course_lib.grading.intake import skeleton_of
 from course_lib.grading.kernel import CourseExecute, StudentKernels
 
-SKELETON = skeleton_of(EXERCISES / "ps1-algorithm")
 PROBE = """
 import json, os, random, sys
 import numpy as np
@@ -28,10 +30,10 @@ print(json.dumps(found))
 needs_forks = pytest.mark.skipif(not warm._CAN_FORK, reason="no kernel is forked without process descriptors")
 
 
-def run(source):
+def run(source, problem_set="ps1-algorithm"):
     """What a cell printed in a kernel of its own."""
-    notebook = nbformat.from_dict(json.loads(json.dumps(SKELETON)))
-    answer = next(cell for cell in notebook.cells if cell.id == "batch-stats")
+    notebook = nbformat.from_dict(json.loads(json.dumps(skeleton_of(EXERCISES / problem_set))))
+    answer = next(cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("solution"))
     answer.source = source
     CourseExecute(seed=1, timeout=20).preprocess(notebook, {"metadata": {}})
     return "".join(output.get("text", "") for output in answer.outputs)
@@ -60,6 +62,19 @@ def test_nothing_passes_from_one_kernel_to_the_next(two):
     assert [kernel["left"] for kernel in two] == [False, False]
 
 
+GRADIENT_GIVEN = """
+import sys, torch
+before = set(sys.modules)
+torch.ones(3, requires_grad=True).exp().backward(torch.ones(3))
+print(sorted(set(sys.modules) - before))
+"""
+
+
+@needs_forks
+def test_what_torch_imports_when_a_backward_is_given_a_gradient_is_there():
+    assert run(GRADIENT_GIVEN, "ps3-modes") == "[]\n"
+
+
 def test_kernels_do_not_draw_the_same_numbers(two):
     assert all(a != b for a, b in zip(two[0]["drawn"], two[1]["drawn"], strict=True))
 
@@ -70,6 +85,28 @@ def test_a_kernel_has_nothing_to_read_and_can_run_programs(two):
 
 def test_a_kernel_is_gone_when_its_notebook_is_done(two):
     assert gone(two[1]["pid"])
+
+
+@needs_forks
+def test_kernels_are_waited_for_and_not_the_clock(monkeypatch, two):
+    waited, sleep, get_msg = [], asyncio.sleep, AsyncZMQSocketChannel.get_msg
+
+    async def noted(seconds, *rest):
+        waited.append(seconds)
+        await sleep(seconds, *rest)
+
+    async def noted_in_vain(channel, timeout=None):
+        try:
+            return await get_msg(channel, timeout)
+        except queue.Empty:
+            waited.append(timeout)
+            raise
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    monkeypatch.setattr(AsyncZMQSocketChannel, "get_msg", noted_in_vain)
+    run(PROBE)
+    # nbclient looks every second whether the kernel is alive, and some hundredths are between the steps of its start.
+    assert [seconds for seconds in waited if 0.05 < seconds < 1] == []
 
 
 @needs_forks
