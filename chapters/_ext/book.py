@@ -1,4 +1,4 @@
-"""Six things that the book's build needs and a configuration file cannot say."""
+"""Seven things that the book's build needs and a configuration file cannot say."""
 
 import functools
 import hashlib
@@ -19,6 +19,8 @@ _log = getLogger(__name__)
 _coalesce_streams = render.coalesce_streams
 # For every citation it reads the metadata of all packages again, which takes longer than most pages.
 plugin.entry_points = functools.cache(plugin.entry_points)
+#: An inline formula, and what stands beside it without a space: "(", a comma, "-th".
+_FORMULA = re.compile(r"""([(\[“]*)(<span class="math notranslate nohighlight">[^<]*</span>)([^\s<—–]*)""")
 _CITED = re.compile(r"\[([a-z]+\d{4}\w*)\]")  # "[ioffe2015]" in a docstring, a key of references.bib
 
 
@@ -115,6 +117,16 @@ def list_works_as_a_list(app, pagename, templatename, context, doctree):
     context["body"] = context.get("body", "").replace('role="doc-biblioentry"', 'role="listitem"')
 
 
+def keep_formulas_and_punctuation_together(app, pagename, templatename, context, doctree):
+    """Let no line end between a formula and its comma: browsers break lines on both sides of what is drawn inline."""
+
+    def together(found):
+        before, _, after = found.groups()
+        return f'<span class="together">{found[0]}</span>' if before or after else found[0]
+
+    context["body"] = _FORMULA.sub(together, context.get("body", ""))
+
+
 def setup(app):
     render.coalesce_streams = join_streams
     # Before myst-nb reads the path, and before napoleon rewrites the sections.
@@ -122,4 +134,5 @@ def setup(app):
     app.connect("env-before-read-docs", execute_side_by_side)
     app.connect("autodoc-process-docstring", docstring_to_rst, priority=400)
     app.connect("html-page-context", list_works_as_a_list)
+    app.connect("html-page-context", keep_formulas_and_punctuation_together)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -88,6 +88,31 @@ def test_formulas_are_set(view):
     assert view.locator("mjx-merror").count() == 0
 
 
+#: Formulas that are on another line than the bracket before or the comma after them.
+PARTED = """formulas => {
+    const place = (text, at) => {
+        if (text?.nodeType !== Node.TEXT_NODE || /[\\s—–]/.test(text.data.at(at))) return null;
+        const one = document.createRange();
+        one.setStart(text, at < 0 ? text.length - 1 : 0);
+        one.setEnd(text, at < 0 ? text.length : 1);
+        return one.getBoundingClientRect();
+    };
+    return formulas.filter(formula => {
+        const [before, it, after] = [
+            /[(\\[“]$/.test(formula.previousSibling?.data) ? place(formula.previousSibling, -1) : null,
+            formula.getBoundingClientRect(),
+            place(formula.nextSibling, 0),
+        ];
+        return (before && before.right > it.left + 1) || (after?.width && after.left < it.right - 1);
+    }).map(formula => formula.closest("p, li, td, dd, summary, figcaption, h1, h2, h3")?.textContent.slice(0, 80));
+}"""
+
+
+@viewed(NAMES, "desktop", "phone")
+def test_a_formula_and_its_comma_are_on_one_line(view):
+    assert view.locator("article span.math").evaluate_all(PARTED) == []
+
+
 @viewed(EVERY_PAGE, "desktop", "phone")
 def test_a_page_is_no_wider_than_the_screen(view):
     assert view.evaluate("document.documentElement.scrollWidth") <= VIEWS[view.kind][0]
