@@ -4,17 +4,21 @@ import asyncio
 import json
 import os
 import queue
+import subprocess
+import sys
 import time
 
 import nbformat
 import psutil
 import pytest
 from jupyter_client.channels import AsyncZMQSocketChannel
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
 
 from course_lib.authoring.paths import EXERCISES
 from course_lib.grading import warm
 from course_lib.grading.intake import skeleton_of
-from course_lib.grading.kernel import CourseExecute, StudentKernels
+from course_lib.grading.kernel import CourseExecute, PromptClient, StudentKernels
 
 PROBE = """
 import json, os, random, sys
@@ -110,6 +114,31 @@ def test_kernels_are_waited_for_and_not_the_clock(monkeypatch, two):
         run(PROBE)
     # nbclient looks every second whether the kernel is alive, and some hundredths are between the steps of its start.
     assert [] in [[seconds for seconds in waits if 0.05 < seconds < 1] for waits in runs]
+
+
+@pytest.mark.parametrize(
+    ("program", "said"), [("pass", "ended before it was ready"), ("input()", "not ready within 0.5 s")]
+)
+def test_a_kernel_that_never_answers_is_not_waited_for(program, said):
+    class Mute(KernelSpecManager):
+        def get_kernel_spec(self, kernel_name):
+            return KernelSpec(argv=[sys.executable, "-c", program])
+
+    async def start():
+        manager = AsyncKernelManager(
+            kernel_spec_manager=Mute(), client_class=f"{PromptClient.__module__}.{PromptClient.__name__}"
+        )
+        await manager.start_kernel(stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        client = manager.client()
+        client.start_channels()
+        try:
+            await client.wait_for_ready(timeout=0.5)
+        finally:
+            client.stop_channels()
+            await manager.shutdown_kernel(now=True)
+
+    with pytest.raises(RuntimeError, match=said):
+        asyncio.run(start())
 
 
 @needs_forks
