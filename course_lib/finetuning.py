@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-from course_lib.running_stats import is_batchnorm
+from course_lib.running_stats import has_own_forward, is_batchnorm
 from course_lib.shapes import expect_number, expect_tensor
 
 __all__ = [
@@ -465,10 +465,13 @@ class FrozenBatchNorm(nn.Module):
         """The constant form of a layer, on its device and in its dtype, sharing no memory with it.
 
         Raises:
-            ValueError: not a BatchNorm layer, or one without running statistics.
+            ValueError: not a BatchNorm layer, one without running statistics, or a subclass with a forward pass of its
+                own, which would be lost.
         """
         if not is_batchnorm(bn):
             raise ValueError(f"expected a BatchNorm layer, got {type(bn).__name__}")
+        if has_own_forward(bn):
+            raise ValueError(f"expected a plain BatchNorm, got {type(bn).__name__} with a forward of its own")
         batchnorm_layers(bn, tracked=True)
         frozen = cls(len(bn.running_mean), bn.eps, bn.running_mean.device, bn.running_mean.dtype)
         for name, buffer in frozen.named_buffers():

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from course_lib.finetuning import FrozenBatchNorm
-from course_lib.running_stats import is_batchnorm
+from course_lib.running_stats import has_own_forward, is_batchnorm
 from course_lib.shapes import expect_number
 from course_lib.tracing import difference, reproducible, trace_layers, twin
 
@@ -23,6 +23,7 @@ __all__ = [
     "CONVOLUTIONS",
     "TOLERANCE",
     "expect_plain",
+    "expect_plain_batchnorm",
     "expect_unhooked",
     "fold_batchnorm",
     "fuse",
@@ -112,6 +113,20 @@ def expect_plain(layer: nn.Module, kinds: tuple[type, ...]) -> None:
     expect_unhooked(layer)
 
 
+def expect_plain_batchnorm(bn: nn.Module) -> None:
+    """Check that a BatchNorm layer does nothing but what BatchNorm does.
+
+    Raises:
+        ValueError: a subclass with a forward pass of its own; hooks, which would see another layer.
+
+    Example:
+        >>> expect_plain_batchnorm(nn.BatchNorm2d(3))
+    """
+    expect_unhooked(bn)
+    if has_own_forward(bn):
+        raise ValueError(f"expected a plain BatchNorm, got {type(bn).__name__} with a forward of its own")
+
+
 def fold_batchnorm(
     weight: Tensor, bias: Tensor | None, bn: nn.Module, transposed: bool = False, groups: int = 1
 ) -> tuple[Tensor, Tensor]:
@@ -190,7 +205,8 @@ def fuse_conv_bn(conv: nn.Module, bn: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: bn in training mode, where it uses the batch's statistics; what `fold_batchnorm` refuses; conv of
-            another kind, with hooks or parametrizations, or not initialised; hooks on bn.
+            another kind, with hooks or parametrizations, or not initialised; bn with hooks, or a subclass of BatchNorm
+            with a forward pass of its own.
 
     Example:
         >>> conv, bn = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8).eval()
@@ -201,7 +217,7 @@ def fuse_conv_bn(conv: nn.Module, bn: nn.Module) -> nn.Module:
     Source: [jacob2018], section 3.2.
     """
     expect_plain(conv, CONVOLUTIONS)
-    expect_unhooked(bn)
+    expect_plain_batchnorm(bn)
     if bn.training:
         raise ValueError("expected a BatchNorm in eval mode, got one in training mode: call .eval() first")
     with torch.no_grad():
@@ -236,7 +252,7 @@ def fuse_linear_bn(linear: nn.Module, bn: nn.Module) -> nn.Module:
     Source: [jacob2018], section 3.2.
     """
     expect_plain(linear, (nn.Linear,))
-    expect_unhooked(bn)
+    expect_plain_batchnorm(bn)
     if bn.training:
         raise ValueError("expected a BatchNorm in eval mode, got one in training mode: call .eval() first")
     with torch.no_grad():

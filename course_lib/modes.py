@@ -5,13 +5,13 @@
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from course_lib.running_stats import is_batchnorm
 from course_lib.shapes import expect_channelwise, expect_number, expect_tensor
@@ -27,10 +27,69 @@ __all__ = [
     "clinic_momentum",
     "clinic_no_eval",
     "clinic_plain_buffers",
+    "differentiable_once",
     "evaluating",
     "expect_model",
     "predict",
 ]
+
+
+def differentiable_once(backward: Callable) -> Callable:
+    """Decorator of a hand-written backward: a derivative of its gradients is an error, always.
+
+    `torch.autograd.function.once_differentiable` refuses one only where the gradient that comes in has a graph. In a
+    loss that is linear in y it has none, the gradients that go out pass for constants, and what is missing in the
+    second derivative is missing silently.
+
+    Args:
+        backward: the static method `backward(ctx, *gradients)` of a `torch.autograd.Function`.
+
+    Returns:
+        The same backward, without gradients inside.
+
+    Example:
+        >>> class Square(torch.autograd.Function):
+        ...     @staticmethod
+        ...     def forward(ctx, x):
+        ...         ctx.save_for_backward(x)
+        ...         return x**2
+        ...     @staticmethod
+        ...     @differentiable_once
+        ...     def backward(ctx, dy):
+        ...         return 2 * ctx.saved_tensors[0] * dy
+        >>> x = torch.tensor(3.0, requires_grad=True)
+        >>> [dx] = torch.autograd.grad(Square.apply(x), x, create_graph=True)
+        >>> dx.backward()  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        RuntimeError: expected no second derivative of what is marked with differentiable_once, got asked for one: ...
+    """
+
+    @functools.wraps(backward)
+    def refusing(ctx, *gradients):
+        with torch.no_grad():
+            found = backward(ctx, *gradients)
+        if not torch.is_grad_enabled():  # it is with create_graph=True alone
+            return found
+        found = found if isinstance(found, tuple) else (found,)
+        return _Refused.apply(*(v if v is None else v.detach().requires_grad_() for v in found))
+
+    return refusing
+
+
+class _Refused(torch.autograd.Function):
+    """The identity, without a derivative."""
+
+    @staticmethod
+    def forward(ctx, *values):
+        return values
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError(
+            "expected no second derivative of what is marked with differentiable_once, got asked for one: "
+            "compute the output in plain operations for that"
+        )
 
 
 def batch_norm_eval_backward(
@@ -166,7 +225,7 @@ class BatchNormFunction(torch.autograd.Function):
         return y.to(x.dtype)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, dy):
         """Gradients of x, weight and bias, and None for the five other arguments."""
         x_hat, invstd, weight = ctx.saved_tensors

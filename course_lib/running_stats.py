@@ -17,6 +17,7 @@ from course_lib.shapes import expect_channelwise, expect_number, expect_tensor
 __all__ = [
     "BatchNorm",
     "ema_after",
+    "has_own_forward",
     "is_batchnorm",
     "population_stats",
     "steps_to_forget",
@@ -362,3 +363,25 @@ def is_batchnorm(module: nn.Module) -> bool:
     """
     # Only _BatchNorm is common to all of torch's: SyncBatchNorm and the Lazy ones are no BatchNorm1d, 2d or 3d.
     return isinstance(module, (_BatchNorm, BatchNorm))
+
+
+def has_own_forward(layer: nn.Module) -> bool:
+    """Whether a layer's forward pass is somebody's own, and not that of a class in torch.nn or of this course.
+
+    Such a layer may do more than its class: normalise and then apply a ReLU, for one. What puts another layer in its
+    place would drop that.
+
+    Args:
+        layer: any module.
+
+    Example:
+        >>> class BatchNormReLU(nn.BatchNorm2d):
+        ...     def forward(self, x):
+        ...         return super().forward(x).relu()
+        >>> has_own_forward(BatchNormReLU(3)), has_own_forward(nn.BatchNorm2d(3))
+        (True, False)
+    """
+    forward = getattr(layer.forward, "__func__", layer.forward)  # one that was set on the instance counts, too
+    known = ("torch.nn.modules.", "course_lib.")
+    # A student's BatchNorm that is plugged in stands for the course's.
+    return forward is not BatchNorm.forward and not getattr(forward, "__module__", "").startswith(known)

@@ -11,11 +11,12 @@ import math
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
 
-from course_lib.running_stats import is_batchnorm
+from course_lib.modes import differentiable_once
+from course_lib.running_stats import has_own_forward, is_batchnorm
 from course_lib.shapes import expect_channelwise, expect_number, expect_tensor
 
 __all__ = [
@@ -171,7 +172,7 @@ class SyncBatchNormFunction(torch.autograd.Function):
         return scale_and_shift(standardise(x, mean, invstd), weight, bias).to(x.dtype)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, dy):
         """Gradients of x, weight and bias; None for everything else.
 
@@ -216,8 +217,9 @@ def convert_sync_batchnorm(model: nn.Module, group: dist.ProcessGroup | None = N
         The model; a new layer if the model is itself a BatchNorm layer.
 
     Raises:
-        ValueError: no BatchNorm layer in the model; a lazy one that has seen no batch; a frozen one; a group that
-            this rank is not in.
+        ValueError: no BatchNorm layer in the model; a lazy one that has seen no batch; a frozen one; one with
+            parametrizations, or a subclass with a forward pass of its own, which would be lost; a group that this rank
+            is not in.
 
     Example:
         >>> convert_sync_batchnorm(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))[1]
@@ -235,6 +237,11 @@ def convert_sync_batchnorm(model: nn.Module, group: dist.ProcessGroup | None = N
             raise ValueError(f"expected layer {name!r} to know its channels, got a lazy one: run one batch first")
         if "train" in vars(module):  # `course_lib.finetuning` freezes so, and the copy would be bound to the old layer
             raise ValueError(f"expected layer {name!r} to follow model.train(), got a frozen one: convert, then freeze")
+        if is_parametrized(module):
+            raise ValueError(f"expected layer {name!r} without parametrizations, got some: convert, then register them")
+        if has_own_forward(module):
+            kind = type(module).__name__
+            raise ValueError(f"expected layer {name!r} to be a plain BatchNorm, got {kind} with a forward of its own")
         layer = SyncBatchNorm(module.num_features)
         # Everything that is the layer's own: parameters, buffers, mode, settings, hooks.
         vars(layer).update(vars(module), process_group=group)
@@ -319,17 +326,41 @@ class SyncBatchNorm(_BatchNorm):
 
     def _normalised_together(self, x):
         tracks = self.track_running_stats and self.running_mean is not None
+        if self._is_alone_and_watched(x):
+            return self._normalised_alone(x, tracks)
         mean, var = (self.running_mean, self.running_var) if tracks else (None, None)
         momentum = self.momentum
         if momentum is None:
             momentum = 1 / (float(self.num_batches_tracked) + 1) if tracks else 0.0
+        moving = mean, var
+        if tracks and mean.is_inference():  # those count no versions
+            with torch.inference_mode(False):
+                moving = mean.clone(), var.clone()
         # A rank with an empty shard cannot know whether the batch was empty everywhere, but sees the buffer change.
-        version = mean._version if tracks else None
-        group = self.process_group
-        y = SyncBatchNormFunction.apply(x, self.weight, self.bias, mean, var, momentum, self.eps, group)
-        if tracks and mean._version != version:
+        version = moving[0]._version if tracks else None
+        y = SyncBatchNormFunction.apply(x, self.weight, self.bias, *moving, momentum, self.eps, self.process_group)
+        if tracks and moving[0]._version != version:
+            if moving[0] is not mean:
+                mean.copy_(moving[0])
+                var.copy_(moving[1])
             self.num_batches_tracked.add_(1)
         return y
+
+    def _is_alone_and_watched(self, x):
+        """Whether nothing is to be exchanged, and a compiler or a `torch.func` transform wants to see operations."""
+        # The latter has no public question.
+        watched = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        return watched and x[:, :1].numel() > 1 and group_size(self.process_group) == 1
+
+    def _normalised_alone(self, x, tracks):
+        if tracks:
+            n, mean, m2 = local_moments(x)
+            self.num_batches_tracked.add_(1)
+            # A tensor: a number would have to leave the device, and a compiler could not follow.
+            momentum = 1 / self.num_batches_tracked.double() if self.momentum is None else self.momentum
+            for buffer, new in ((self.running_mean, mean), (self.running_var, m2 / (n - 1))):
+                buffer.copy_(buffer * (1 - momentum) + new * momentum)
+        return batch_norm(x, None, None, self.weight, self.bias, True, eps=self.eps)
 
 
 def local_moments(x: torch.Tensor) -> Moments:

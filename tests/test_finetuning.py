@@ -810,11 +810,17 @@ def test_a_frozen_batchnorm_prints_its_arguments():
     assert repr(FrozenBatchNorm(4)) == "FrozenBatchNorm(4, eps=1e-05)"
 
 
+class BatchNormReLU(nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: FrozenBatchNorm.from_batchnorm(nn.GroupNorm(1, 4)), "expected a BatchNorm layer, got GroupNorm"),
         (lambda: FrozenBatchNorm.from_batchnorm(nn.BatchNorm1d(4, track_running_stats=False)), "running statistics"),
+        (lambda: FrozenBatchNorm.from_batchnorm(BatchNormReLU(4)), "BatchNormReLU with a forward of its own"),
         (lambda: FrozenBatchNorm(4, eps=-1.0), "eps to be a number of at least 0, got -1.0"),
     ],
 )

@@ -14,6 +14,7 @@ from course_lib import batchnorm
 from course_lib.finetuning import FrozenBatchNorm, GhostBatchNorm, freeze_batchnorm, replace_batchnorm
 from course_lib.fusion import (
     expect_plain,
+    expect_plain_batchnorm,
     expect_unhooked,
     fold_batchnorm,
     fuse,
@@ -24,6 +25,7 @@ from course_lib.fusion import (
 )
 from course_lib.nets import CNN, MLP, ResNet
 from course_lib.running_stats import BatchNorm
+from course_lib.sync import SyncBatchNorm
 from course_lib.tracing import reproducible, twin
 from tests.devices import DEVICES
 
@@ -52,6 +54,7 @@ def used(model, seed=0):
             for tensor in (module.weight, module.bias):
                 if tensor is not None:
                     tensor.data.uniform_(0.5, 2, generator=generator)
+                    tensor.data[::2] *= -1
     return model.eval()
 
 
@@ -236,6 +239,32 @@ def test_what_cannot_be_fused_is_refused(call, message):
 def test_plain_layers_are_taken():
     expect_plain(conv, (nn.Linear, nn.Conv2d))
     expect_unhooked(conv)
+    for layer in (
+        nn.BatchNorm2d(3),
+        nn.SyncBatchNorm(3),
+        batchnorm.BatchNorm2d(3),
+        SyncBatchNorm(3),
+        BatchNorm(3),
+        FrozenBatchNorm(3),
+        GhostBatchNorm(3, 2),
+    ):
+        expect_plain_batchnorm(layer)
+
+
+class BatchNormReLU(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def test_a_forward_of_its_own_is_not_dropped():
+    message = "expected a plain BatchNorm, got BatchNormReLU with a forward of its own"
+    for layer, fuse_pair in ((nn.Conv2d(4, 6, 3), fuse_conv_bn), (nn.Linear(4, 6), fuse_linear_bn)):
+        with pytest.raises(ValueError, match=message):
+            fuse_pair(layer, BatchNormReLU(6).eval())
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), BatchNormReLU(3), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).eval()
+    zeros = torch.zeros(1, 3, 5, 5)  # where the ReLU does not show
+    assert fusion_report(model, zeros) == [("1", message), ("3", "fused")]
+    torch.testing.assert_close(fuse(model, zeros)(images()), model(images()))
 
 
 # --- a whole model ----------------------------------------------------------------------------------------------
@@ -358,7 +387,11 @@ CASES = {
     ),
     "batchnorm with a forward of its own": (
         lambda: pair(lambda m, x: m.odd(m.conv(x)), odd=Odd(3)),
-        {"odd": "differs by ", "bn": "is not called"},
+        {"odd": "expected a plain BatchNorm, got Odd with a forward of its own", "bn": "is not called"},
+    ),
+    "a mean so large that its rounding shows": (
+        lambda: far_away(pair(lambda m, x: m.bn(m.conv(x)))),
+        {"bn": "differs by "},
     ),
     "batchnorm of two tensors": (
         lambda: pair(lambda m, x: m.two(m.conv(x), x), two=Conditional(3)),
@@ -404,6 +437,12 @@ class Conditional(nn.BatchNorm2d):
 class Odd(nn.BatchNorm2d):
     def forward(self, x):
         return super().forward(x) + 0.5 * x.mean()
+
+
+def far_away(model):
+    for tensor in (model.conv.bias.data, model.bn.running_mean):
+        tensor.fill_(1e6)
+    return model
 
 
 def tied():

@@ -234,11 +234,16 @@ def test_function_keeps_its_digits_when_the_mean_is_large(mean):
     close(x.grad, exact.grad, ulps=64)
 
 
-def test_a_second_derivative_is_refused_not_wrong():
-    x = drawn((4, 3)).requires_grad_()
-    (dx,) = torch.autograd.grad(function_of(True)(x, None, None, None, None)[0].square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        dx.sum().backward()
+# Where the loss is linear in y, the gradient that comes in has no graph.
+@pytest.mark.parametrize("loss", [lambda y: y.square().sum(), lambda y: (y * drawn((4, 3), seed=1)).sum()])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_second_derivative_is_refused_not_wrong(training, loss):
+    x, weight = drawn((4, 3)).requires_grad_(), torch.ones(3, dtype=torch.float64, requires_grad=True)
+    mean, var = torch.zeros(3), torch.ones(3)
+    y = function_of(training)(x, weight, None, mean, var)
+    for gradient in torch.autograd.grad(loss(y), [x, weight], create_graph=True):
+        with pytest.raises(RuntimeError, match="differentiable_once"):
+            gradient.square().sum().backward(retain_graph=True)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from course_lib import running_stats
 from course_lib.running_stats import (
     BatchNorm,
     ema_after,
+    has_own_forward,
     is_batchnorm,
     population_stats,
     steps_to_forget,
@@ -728,3 +730,20 @@ def test_a_lazy_one_stays_one_when_it_becomes_real():
     lazy = nn.LazyBatchNorm1d()
     lazy(torch.randn(4, 2))
     assert is_batchnorm(lazy)
+
+
+def test_a_forward_set_on_the_instance_is_its_own():
+    layer = nn.BatchNorm1d(2)
+    assert not has_own_forward(layer)
+    layer.forward = lambda x: nn.BatchNorm1d.forward(layer, x).relu()
+    assert has_own_forward(layer)
+
+
+def test_a_plugged_in_batchnorm_is_the_courses(monkeypatch):
+    class Mine(nn.Module):
+        def forward(self, x):
+            return x
+
+    assert has_own_forward(Mine())
+    monkeypatch.setattr(running_stats, "BatchNorm", Mine)
+    assert not has_own_forward(Mine())

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import batch_norm
+from torch.nn.utils.parametrize import register_parametrization
 from torch.utils._pytree import tree_leaves
 
 from course_lib.ranks import RankError, count_collectives, run_ranks
@@ -429,11 +430,14 @@ def test_finite_differences_agree():
     assert torch.autograd.gradcheck(lambda *leaves: applied(*leaves, eps=0.1), (x, weight, bias))
 
 
-def test_a_second_derivative_is_refused_instead_of_wrong():
-    x = drawn((4, 2))[0].requires_grad_()
-    [dx] = torch.autograd.grad(applied(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        dx.sum().backward()
+# Where the loss is linear in y, the gradient that comes in has no graph.
+@pytest.mark.parametrize("loss", [lambda y, _: y.square().sum(), lambda y, dy: (y * dy).sum()])
+def test_a_second_derivative_is_refused_instead_of_wrong(loss):
+    x, weight, bias, dy = drawn((4, 2))
+    x.requires_grad_()
+    [dx] = torch.autograd.grad(loss(applied(x, weight, bias), dy), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable_once"):
+        dx.square().sum().backward()
 
 
 def test_inputs_are_untouched():
@@ -634,6 +638,41 @@ def test_the_layer_works_on_meta(training):
     y = layer(x)
     y.sum().backward()
     assert {v.device.type for v in (y, x.grad, layer.weight.grad, layer.running_var)} == {"meta"}
+
+
+def test_the_layer_made_in_inference_mode_trains_there():
+    x = drawn((6, 3))[0]
+    layers = SyncBatchNorm(3).double(), nn.BatchNorm1d(3).double()
+    with torch.inference_mode():
+        layers = [copy.deepcopy(layer) for layer in layers]
+        for layer in layers:
+            assert layer.running_mean.is_inference()
+            for _ in range(2):
+                layer(x)
+    alike(*layers)
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+def test_alone_it_compiles_in_one_graph(momentum):
+    torch.compiler.reset()
+    ours, theirs = SyncBatchNorm(3, momentum=momentum).double(), nn.BatchNorm1d(3, momentum=momentum).double()
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    for seed in range(3):
+        x, _, _, dy = drawn((6, 3, 4), seed)
+        leaf, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+        close(*(torch.autograd.grad(f(v), v, dy)[0] for f, v in ((compiled, leaf), (theirs, other))))
+    alike(ours, theirs)
+
+
+def test_alone_it_takes_function_transforms():
+    x = drawn((6, 3))[0]
+    layers = [cls(3, track_running_stats=False).double() for cls in (SyncBatchNorm, nn.BatchNorm1d)]
+
+    def loss(v, layer):
+        return layer(v).pow(3).sum()
+
+    for derivative in (torch.func.grad(loss), torch.func.jacrev(torch.func.grad(loss))):
+        close(*(derivative(x, layer) for layer in layers))
 
 
 def test_the_layer_copies():
@@ -840,6 +879,25 @@ def test_a_frozen_layer_is_not_converted_silently():
     layer.train = lambda mode=True: layer  # as `course_lib.finetuning` keeps it
     with pytest.raises(ValueError, match="got a frozen one: convert, then freeze"):
         convert_sync_batchnorm(nn.Sequential(layer))
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def test_what_a_conversion_would_lose_is_not_converted_silently():
+    class BatchNormReLU(nn.BatchNorm1d):
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    layer = nn.BatchNorm1d(3)
+    register_parametrization(layer, "weight", Doubled())
+    for lossy, message in ((BatchNormReLU(3), "BatchNormReLU with a forward of its own"), (layer, "parametrizations")):
+        model = nn.Sequential(nn.BatchNorm1d(3), lossy)
+        with pytest.raises(ValueError, match=message):
+            convert_sync_batchnorm(model)
+        assert type(model[0]) is nn.BatchNorm1d
 
 
 def test_helpers_agree_with_the_formula():
