@@ -22,6 +22,9 @@ class InputError(ValueError, RuntimeError):
     """A batch that does not fit the layer. torch raises RuntimeError, the course ValueError: this is both."""
 
 
+_STORED = ("running_mean", "running_var", "weight", "bias")
+
+
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
     """The forward pass of the three layers, for any rank; what a batch has to be is said by the subclass."""
 
@@ -63,13 +66,13 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
                 running.copy_(running.to(new.dtype).lerp_(new, factor))
 
     def _check_fits(self, x, stored, uses_batch):
-        """Raise what torch raises, before anything is counted or updated; `stored` begins with the two buffers."""
+        """Raise what torch raises, before anything is counted or updated; `stored` are those of `_STORED`."""
         channels, device, dtype = x.shape[1], x.device, x.dtype
         if not dtype.is_floating_point:
             raise InputError(f'"batch_norm" not implemented for {dtype}: expected a floating-point dtype')
-        for v in stored:
+        for name, v in zip(_STORED, stored, strict=True):
             if v is not None and (v.shape[0] != channels or v.device != device or v.dtype != dtype):
-                self._check_tensor(v, x)
+                _check_tensor(name, v, x)
         if (stored[0] is None) != (stored[1] is None):
             raise InputError("running_mean and running_var must either both be None or neither be None")
         if uses_batch and self.eps <= 0.0:
@@ -79,18 +82,17 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         if not isinstance(self.momentum, (float, int, NoneType)) and not hasattr(self.momentum, "__float__"):
             raise TypeError(f"expected momentum to be a number or None, got {self.momentum!r}")
 
-    def _check_tensor(self, v, x):
-        names = ("running_mean", "running_var", "weight", "bias")
-        name = next(name for name in names if getattr(self, name) is v)
-        if v.shape[0] != x.shape[1]:
-            raise InputError(
-                f"{name} should contain {x.shape[1]} elements not {v.shape[0]}: "
-                f"expected (N, C, ...) with C={v.shape[0]}, got {tuple(x.shape)}"
-            )
-        if v.device != x.device:
-            raise InputError(f"expected {name} on the input's device, {x.device}, got {v.device}: use .to()")
-        if v.dtype != torch.float32 or x.dtype.itemsize > 2:
-            raise InputError(f"mixed dtype: expected {name} in {x.dtype} or float32, got {v.dtype}: use .to()")
+
+def _check_tensor(name, v, x):
+    if v.shape[0] != x.shape[1]:
+        raise InputError(
+            f"{name} should contain {x.shape[1]} elements not {v.shape[0]}: "
+            f"expected (N, C, ...) with C={v.shape[0]}, got {tuple(x.shape)}"
+        )
+    if v.device != x.device:
+        raise InputError(f"expected {name} on the input's device, {x.device}, got {v.device}: use .to()")
+    if v.dtype != torch.float32 or x.dtype.itemsize > 2:
+        raise InputError(f"mixed dtype: expected {name} in {x.dtype} or float32, got {v.dtype}: use .to()")
 
 
 class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):

@@ -273,7 +273,8 @@ def bn_modes(model: nn.Module) -> dict[str, str]:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside a `with` block, and afterwards each module's own mode back, also after an exception.
 
-    `model.train()` would put every module into training, those too that had been frozen in eval.
+    `model.train()` would put every module into training, those too that had been frozen in eval. A module with a
+    `train` of its own, such as one that merges weights for evaluation, has it called with its own mode.
 
     Args:
         model: any module.
@@ -297,6 +298,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.eval()
         yield model
     finally:
+        for module, mode in before:
+            if type(module).train is not nn.Module.train:  # what its eval() did beside the flag, it undoes itself
+                module.train(mode)
         for module, training in before:
             module.training = training
 

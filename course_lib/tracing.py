@@ -62,8 +62,9 @@ def trace_layers(model: nn.Module, args: tuple, is_layer: Callable[[nn.Module], 
     model = twin(model)
     fixed = {}
     for i, parameter in enumerate(signature(model.forward).parameters.values()):
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-            value = args[i] if i < len(args) else parameter.default
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            given = i < len(args) and parameter.kind is not parameter.KEYWORD_ONLY
+            value = args[i] if given else parameter.default
             if value is not parameter.empty and not isinstance(value, Tensor | tuple | list | dict):
                 fixed[parameter.name] = value
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.utils.parametrize import register_parametrization
 
 import course_lib
 from course_lib.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
@@ -516,3 +517,16 @@ def test_one_buffer_without_the_other_is_refused():
     layer.running_mean = None
     with pytest.raises(RuntimeError, match="must either both be None or neither"):
         layer(torch.rand(4, 3))
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_parametrised_weight_that_does_not_fit_is_refused_by_its_name(training):
+    layer = BatchNorm1d(3, track_running_stats=False)
+    register_parametrization(layer, "weight", Doubled())  # a new tensor at every access
+    with pytest.raises(ValueError, match="weight should contain 2 elements not 3"):
+        layer.train(training)(torch.rand(4, 2))

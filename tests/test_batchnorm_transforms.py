@@ -1,6 +1,7 @@
 """The layer under what rewrites it, on every device: torch.compile, torch.export, torch.func."""
 
 import copy
+import io
 import shutil
 
 import pytest
@@ -106,6 +107,32 @@ def test_exported_with_an_open_batch_size_it_gives_the_same(strict, momentum, tr
     kept = program.state_dict()
     torch.testing.assert_close(kept, {name: layer.state_dict()[name] for name in kept})
     assert "running_var" in kept
+
+
+# --- older tools ------------------------------------------------------------------------------------------------------
+
+
+@modes
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_trace_is_of_torchs_operations_and_can_be_saved(gradients, training, x, device):
+    if device == "standin":
+        pytest.skip("torch.jit.trace does not look into a tensor that wraps another")
+    layer, file = filled(BatchNorm2d(3, device=x.device)).train(training), io.BytesIO()
+    with torch.set_grad_enabled(gradients):
+        torch.jit.save(torch.jit.trace(copy.deepcopy(layer), x), file)
+    torch.testing.assert_close(torch.jit.load(io.BytesIO(file.getvalue()))(x), layer(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_the_parity_page_says_it_does_not_do():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), BatchNorm2d(3)).eval()
+    with pytest.raises(AssertionError, match="did not find fuser method"):
+        torch.ao.quantization.fuse_modules(model, ["0", "1"])
+    with pytest.raises(torch.jit.frontend.NotSupportedError):
+        torch.jit.script(model[1])
+    with pytest.raises(torch.fx.proxy.TraceError):
+        torch.fx.symbolic_trace(model)
 
 
 # --- torch.func -------------------------------------------------------------------------------------------------------

@@ -351,6 +351,30 @@ def test_evaluating_restores_a_module_that_refuses_train():
     assert bn_modes(net) == {"0": "train"}
 
 
+class Merging(nn.Linear):
+    """As low-rank adapters do it: for evaluation the addition is part of the weight, for training it is not."""
+
+    merged = False
+
+    def train(self, mode=True):
+        if mode == self.merged:
+            self.weight.data += -1.0 if self.merged else 1.0
+            self.merged = not mode
+        return super().train(mode)
+
+
+def test_evaluating_undoes_what_a_module_does_beside_its_flag():
+    net = nn.Sequential(nn.Sequential(Merging(2, 2), nn.Dropout()), Merging(2, 2).eval())
+    (outer, inner), weights = (net[1], net[0][0]), [p.clone() for p in net.parameters()]
+    net[0][1].eval()
+    with evaluating(net):
+        assert inner.merged and outer.merged
+    assert (inner.merged, outer.merged) == (False, True)
+    assert [m.training for m in net.modules()] == [True, True, True, False, False]
+    for now, then in zip(net.parameters(), weights, strict=True):
+        torch.testing.assert_close(now, then)
+
+
 @everywhere
 @pytest.mark.parametrize("sizes", [[6], [1] * 6, [2, 4], [5, 0, 1]])
 def test_predict_does_not_depend_on_the_batches(sizes, device):

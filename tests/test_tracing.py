@@ -100,6 +100,21 @@ def test_arguments_that_are_no_tensors_are_those_of_the_example(args):
     assert torch.equal(trace_layers(Flowing(), (x, *args), is_batchnorm)(x, *args), flow(x, *args))
 
 
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda self, x, *, flag=False: flow(x, flag),
+        lambda self, x, flag=False, /: flow(x, flag),
+        lambda self, x, *others, flag=False, **more: flow(x, flag),
+    ],
+    ids=["by name alone", "by place alone", "after many"],
+)
+def test_a_default_is_kept_however_its_argument_is_given(forward):
+    model = type("Model", (nn.Module,), {"forward": forward})()
+    x = torch.ones(2)
+    assert torch.equal(trace_layers(model, (x,), is_batchnorm)(x), x)
+
+
 def test_a_graph_has_its_own_copies_of_the_layers():
     model = nn.Sequential(nn.Linear(2, 2))
     traced = trace_layers(model, (torch.ones(1, 2),), is_batchnorm)
