@@ -74,7 +74,7 @@ def scale_and_shift(x, weight, bias, mean, var, eps):
 
 
 def _is_transformed():
-    """Whether a compiler, exporter, tracer or `torch.func` transform is looking on (the last has no public question)."""
+    """Whether a compiler, exporter, tracer or `torch.func` transform looks on (the last has no public question)."""
     watched = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return watched or torch._C._are_functorch_transforms_active()
 

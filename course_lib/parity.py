@@ -157,6 +157,23 @@ def _eval_gradient():
     return _both(measure)
 
 
+@_row(1e-5, ahead=True)
+def _gradient_of_swapped_axes():
+    """Largest error of a training gradient, of one sample (1, 2, 1, 8) that is a transpose of (8, 2, 1, 1)."""
+
+    def measure(layer):
+        x, dy = _data(8, 2, 1, 1).transpose(0, 3), _data(1, 2, 1, 8, seed=1)
+
+        def gradient(x, layer):
+            leaf = x.detach().requires_grad_()
+            return torch.autograd.grad(layer(leaf), leaf, dy.to(x.dtype))[0]
+
+        want = gradient(x.double().contiguous(), nn.BatchNorm2d(2, dtype=torch.float64))
+        return (gradient(x, layer(2)) - want).abs().max().item()
+
+    return _both(measure)
+
+
 @_row("yes", ahead=False)
 def _derivatives_of_derivatives():
     """Gradients, their gradients and forward-mode derivatives equal finite differences, in training and evaluation."""
