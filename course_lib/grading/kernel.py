@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import zmq
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from nbclient.client import CellExecutionComplete
@@ -26,6 +27,7 @@ from course_lib.authoring.paths import STUDENT
 from course_lib.authoring.source import release_id, topic_of
 from course_lib.checks import GRADING_SECONDS, GRADING_SEED
 from course_lib.checks.expect import unseen_layers
+from course_lib.grading.launcher import ANSWER, SHOWN, WAITING
 
 __all__ = ["CourseExecute", "StudentKernels", "expect_current", "skip_after_last_check"]
 
@@ -37,10 +39,8 @@ _SKIP = "skip-execution"  # nbclient's own tag
 _OF_A_CELL = 0.8  # of a cell's time is a check's, so that a slow answer ends in a verdict and not in an interrupt
 _KNOWN = {"status", "execute_input", "stream", "display_data", "update_display_data", "clear_output"}
 _KNOWN |= {"execute_result", "error"}  # of widgets nothing is kept
-_SHOWN = 2**21  # characters that a cell may show
 _LONGEST_SOCKET = 90  # characters of a folder in which a socket's path still fits into the system's 107
 _A_MESSAGE = 500  # characters that a message counts for beyond its own
-_ANSWER = 2**24  # characters of observations
 
 
 def expect_current(problem_set, release):
@@ -82,6 +82,13 @@ class PromptClient(AsyncKernelClient):
     Jupyter's own then waits for a fifth of a second of silence, so that nothing from before is taken for a cell's. Here
     nothing is: nbclient looks whose answer a message is.
     """
+
+    def _context_default(self):
+        context = super()._context_default()
+        # What is on its way is held in memory: a kernel has to wait with more of it.
+        context.setsockopt(zmq.RCVHWM, WAITING)
+        context.setsockopt(zmq.MAXMSGSIZE, 2 * ANSWER)
+        return context
 
     async def wait_for_ready(self, timeout=None):
         until = time.monotonic() + (math.inf if timeout is None else timeout)
@@ -201,9 +208,9 @@ class CourseExecute(Execute):
     def _is_enough(self, msg, cell_index):
         size = len(json.dumps(msg["content"], default=str))
         if msg["msg_type"] == "execute_result":
-            return size > _ANSWER
+            return size > ANSWER
         self._shown[cell_index] = self._shown.get(cell_index, 0) + size + _A_MESSAGE
-        return self._shown[cell_index] > _SHOWN and msg["msg_type"] != "status"
+        return self._shown[cell_index] > SHOWN and msg["msg_type"] != "status"
 
     def _end_children(self):
         """End what a student's code has started and left running."""

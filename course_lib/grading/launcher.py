@@ -9,12 +9,20 @@ Without a connection file, every line of the input asks for a kernel: a JSON arr
 environment. The answer is its process id.
 """
 
+import contextlib
 import gc
 import json
 import os
 import signal
 import sys
 from pathlib import Path
+
+#: Characters that a cell may show: the grader keeps no more of them.
+SHOWN = 2**21
+#: Characters of a check's observations, the longest that the grader takes from a kernel.
+ANSWER = 2**24
+#: Messages that wait on either side until the grader reads them.
+WAITING = 8
 
 
 def main():
@@ -30,16 +38,45 @@ def main():
 
     import ipykernel.debugger  # noqa: F401  # most of what a kernel imports when it starts: once, before forking
     import zmq
+    from ipykernel.iostream import OutStream
     from ipykernel.kernelapp import IPKernelApp
     from ipykernel.zmqshell import ZMQInteractiveShell
+
+    class BriefStream(OutStream):
+        """What is printed, up to what the grader keeps of a cell: a stream holds all of it until it sends it."""
+
+        cell, left = None, SHOWN
+
+        def write(self, string):
+            cell = self.parent_header.get("msg_id")
+            if cell != self.cell:
+                self.cell, self.left = cell, SHOWN
+            if isinstance(string, str):
+                self.left -= len(string)
+                if self.left < 0:
+                    return len(string)
+            return super().write(string)
 
     class CourseKernelApp(IPKernelApp):
         def init_iopub(self, context):
             # A kernel that shows more than the grader reads has to wait. Else messages are dropped, and with them the
             # one that ends a cell: the grader would wait for it in vain, and a right answer be worth nothing.
             context.setsockopt(zmq.XPUB_NODROP, 1)
+            context.setsockopt(zmq.SNDHWM, WAITING)
             super().init_iopub(context)
+            send = self.iopub_thread.send_multipart
 
+            def send_what_is_kept(parts, *args, **kwargs):
+                if sum(map(len, parts)) <= ANSWER:
+                    send(parts, *args, **kwargs)
+
+            self.iopub_thread.send_multipart = send_what_is_kept
+
+    sys.modules["__main__"].BriefStream = BriefStream
+    CourseKernelApp.outstream_class = "__main__.BriefStream"
+
+    # IPython keeps everything that is printed for its own history.
+    ZMQInteractiveShell._tee = lambda self, channel: contextlib.nullcontext()
     # `exit` and `quit` stop a kernel a moment after their cell: what runs until then would be a matter of luck.
     ZMQInteractiveShell.ask_exit = lambda self: None
     if sys.argv[1:] or fork_when_asked():

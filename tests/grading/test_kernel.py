@@ -1,5 +1,6 @@
 """The kernel that runs a submission: what it imports, what it knows, and when it is stopped."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+import zmq
 from nbclient import NotebookClient
 
 from course_lib.authoring.paths import EXERCISES, ROOT, STUDENT
@@ -163,6 +165,72 @@ def test_what_is_shown_faster_than_the_grader_reads_is_waited_for(monkeypatch):
     showing = "from IPython.display import display\nfor i in range(6_000):\n    display(i)"
     cells = run(with_answer(showing), timeout=60)
     assert next(count) > 6_000 and cells["check-recover-identity"].outputs
+
+
+def printed(source):
+    """What the cell after the one with this answer prints."""
+    notebook = with_answer(source)
+    after = [cell.id for cell in notebook.cells if cell.cell_type == "code"]
+    after = after[after.index("batch-stats") + 1]
+    next(cell for cell in notebook.cells if cell.id == after).source = "print(told)"
+    cells = run(notebook)
+    return cells["batch-stats"].outputs, cells[after].outputs[0].text
+
+
+def test_what_is_printed_past_what_is_kept_takes_no_memory():
+    memory = "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"
+    endless = f"for _ in range(300):\n    print('x' * 10**6)\n    os.write(2, b'x' * 10**6)\ntold = {memory} - before"
+    shown, more = printed(f"import os, resource\nbefore = {memory}\n{endless}")
+    assert {output.output_type for output in shown} == {"stream"} and shown[0].text.startswith("xxx")
+    assert int(more) < 100_000  # kB
+
+
+def test_the_grader_gets_no_message_that_it_would_not_keep(monkeypatch):
+    read, sizes = CourseExecute._is_enough, []
+
+    def weighing(self, msg, cell_index):
+        sizes.append(len(str(msg["content"])))
+        return read(self, msg, cell_index)
+
+    monkeypatch.setattr(CourseExecute, "_is_enough", weighing)
+    showing = "from IPython.display import HTML, display\ndisplay(HTML('x' * 20_000_000))\ntold = 'still there'\ntold"
+    shown, told = printed(showing)
+    assert [output.output_type for output in shown] == ["execute_result"] and told == "still there\n"
+    assert max(sizes) < 2**24
+
+
+@pytest.fixture
+def publishing(tmp_path):
+    """A socket that sends what a kernel would, and a client of ours that listens to it."""
+    with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
+        socket.setsockopt(zmq.XPUB_NODROP, 1)
+        socket.setsockopt(zmq.SNDHWM, 1)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.bind(f"ipc://{tmp_path}/k-1")
+        client = kernel.PromptClient(transport="ipc", ip=f"{tmp_path}/k", iopub_port=1)
+        with client.connect_iopub() as listener:
+            socket.recv()  # it listens
+            yield socket, zmq.Socket.shadow(listener)
+        client.context.destroy(linger=0)
+
+
+def test_a_kernel_waits_before_the_grader_holds_many_of_its_messages(publishing):
+    socket, _ = publishing
+    sent = 0
+    with contextlib.suppress(zmq.Again):
+        while sent < 500:
+            time.sleep(0.002)  # for the threads that carry them
+            socket.send(b"x" * 100_000, zmq.NOBLOCK)
+            sent += 1
+    assert sent < 50
+
+
+def test_a_message_larger_than_any_observations_is_not_taken(publishing):
+    socket, listener = publishing
+    for size, arrives in ((2**24, True), (2**26, False)):
+        socket.send(bytes(size))
+        assert bool(listener.poll(1000)) is arrives
+        assert not arrives or len(listener.recv()) == size
 
 
 def listening(messages):
