@@ -282,7 +282,7 @@ def fusion_report(model: nn.Module, example: Tensor | tuple) -> list[tuple[str, 
         the order of their first call, then the others.
 
     Raises:
-        ValueError: the model cannot be traced.
+        ValueError: the model cannot be traced, or a lazy layer in it has seen no batch.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4)).eval()
@@ -352,8 +352,8 @@ def fuse(model: nn.Module, example: Tensor | tuple) -> nn.Module:
         A new module, a `torch.fx.GraphModule`, whose layers keep their names. It can be copied, pickled, exported.
 
     Raises:
-        ValueError: the model cannot be traced; or the result differs from it on the example by more than 1e-5 of the
-            largest output, in half precision by more than some roundings.
+        ValueError: the model cannot be traced; a lazy layer in it has seen no batch; or the result differs from it on
+            the example by more than 1e-5 of the largest output, in half precision by more than some roundings.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from course_lib.running_stats import expect_initialized
+
 __all__ = ["difference", "reproducible", "trace_layers", "twin"]
 
 _TORCH = os.path.dirname(torch.__file__)
@@ -20,11 +22,15 @@ _TORCH = os.path.dirname(torch.__file__)
 def twin(model: nn.Module) -> nn.Module:
     """A deep copy, also of a model that holds computed tensors, as `weight_norm` and `spectral_norm` leave them.
 
+    Raises:
+        ValueError: a lazy layer that has seen no batch.
+
     Example:
         >>> model = nn.Linear(2, 3)
         >>> twin(model).weight is model.weight
         False
     """
+    expect_initialized(model)
     held = [value for module in model.modules() for value in vars(module).values()]
     made = {id(v): v.detach().clone() for v in held if isinstance(v, Tensor) and v.grad_fn is not None}
     # Every module has ten tables of hooks, nearly always empty: copying those takes longer than copying the tensors.
@@ -47,7 +53,7 @@ def trace_layers(model: nn.Module, args: tuple, is_layer: Callable[[nn.Module], 
 
     Raises:
         ValueError: the model cannot be traced, for example because an `if` looks at the values of a tensor: the
-            message quotes the line; or it is a layer itself.
+            message quotes the line; or it is a layer itself; or a lazy layer in it has seen no batch.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
@@ -83,7 +89,12 @@ def trace_layers(model: nn.Module, args: tuple, is_layer: Callable[[nn.Module], 
             f"expected a model that torch.fx can trace, got {type(error).__name__}{where}: {error}. Move that out of "
             "the forward pass, into a module that is a layer, or treat the layers one by one"
         ) from error
-    return fx.GraphModule(tracer.root, graph)
+    traced = fx.GraphModule(tracer.root, graph)
+    for name, module in traced.named_modules():
+        # fx registers the buffers that the graph reads itself, and all of them for the state dict.
+        left_out = model.get_submodule(name)._non_persistent_buffers_set
+        module._non_persistent_buffers_set |= left_out & module._buffers.keys()
+    return traced
 
 
 @contextlib.contextmanager

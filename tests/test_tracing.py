@@ -141,3 +141,28 @@ def test_what_cannot_be_traced_is_named(forward, said):
 def test_a_layer_alone_is_refused():
     with pytest.raises(ValueError, match="expected a network of layers, got a BatchNorm2d alone"):
         trace_layers(nn.BatchNorm2d(3), (torch.ones(1, 3, 2, 2),), is_batchnorm)
+
+
+def test_a_lazy_model_is_asked_to_see_a_batch_first():
+    model, x = nn.Sequential(nn.LazyConv2d(3, 1), nn.LazyBatchNorm2d()), torch.ones(2, 3, 2, 2)
+    with pytest.raises(ValueError, match=r"got '0\.weight' without: run one batch first"):
+        trace_layers(model, (x,), is_batchnorm)
+    model(x)
+    trace_layers(model, (x,), is_batchnorm)
+
+
+class Remembering(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+        self.register_buffer("offset", torch.ones(2), persistent=False)
+
+    def forward(self, x):
+        return self.norm(x) + self.offset
+
+
+def test_what_was_left_out_of_the_state_dict_still_is():
+    model = nn.Sequential(Remembering())
+    traced = trace_layers(model, (torch.ones(3, 2),), is_batchnorm)
+    assert dict(traced.named_buffers()).keys() == dict(model.named_buffers()).keys()
+    assert traced.state_dict().keys() == model.state_dict().keys()
