@@ -75,6 +75,7 @@ def unfrozen_after_eval(impl, case):
 def unfrozen_follows_train(impl, case):
     freezing, thawing = _pair(impl)
     model = mixed(case)
+    model.body.bn.momentum, model.bn.momentum = None, case.number("momentum", 0.3, 0.6)
     freezing(model)
     thawing(model)
     seen = {"layers in eval mode after train()": in_eval(model.train())}
@@ -178,7 +179,7 @@ def unfrozen_from_both_ways(impl, case):
 @again.scenario()
 def unfrozen_copy(impl, case):
     freezing, thawing = _pair(impl)
-    model = net(case)
+    model = mixed(case)
     freezing(model)
     twin = copy.deepcopy(model)
     thawing(twin)

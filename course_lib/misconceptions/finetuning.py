@@ -77,6 +77,7 @@ _TRAIN_OF_THIS_MODEL = """    def train(mode=True):
 _FIND = "batchnorm_layers(model, tracked=True).values()"
 _OVERRIDE = "layer.train = Always(nn.Module.train, layer, False)"
 _MODE = "        layer.train()\n"
+_BOUND = "layer.train = lambda mode=True, layer=layer: setattr(layer, 'training', False) or layer"
 _IF_AFFINE = "if affine:"
 _EACH_PARAMETER = "for parameter in layer.parameters():"
 _STOP = "parameter.requires_grad = False"
@@ -289,6 +290,18 @@ MISCONCEPTIONS = [
         OVERRIDE, "an inner function set as the model's train",
     ),
     _freeze(
+        "layers_bound_to_the_original",
+        ((_OVERRIDE, _BOUND),),
+        "The train of a copied layer is still the original's: what replaced it remembers the layer it was made for.",
+        OVERRIDE, "a lambda or inner function set as the layer's train",
+    ),
+    _freeze(
+        "train_returns_nothing",
+        ((_OVERRIDE, "layer.train = lambda mode=True: None"), (_MODE, "        layer.training = False\n")),
+        "What replaced the layers' train returns nothing: train() and eval() return the module itself.",
+        OVERRIDE, "a function that does nothing set as the layer's train",
+    ),
+    _freeze(
         "all_parameters", ((_EACH_PARAMETER, "for parameter in model.parameters():"),),
         "Every parameter of the model is stopped: only those of the BatchNorm layers should be.",
         SWITCHES, "the loop that freezes a backbone",
@@ -372,6 +385,42 @@ MISCONCEPTIONS = [
         UNDOING, "undoing half of it",
     ),
     _unfreeze(
+        "gammas_for_both",
+        ((
+            _REMEMBER,
+            "layer.frozen_from = layer.training, dict.fromkeys(wanted, next(iter(wanted.values()), None))",
+        ),),
+        "beta got gamma's requires_grad back: each of the two has one of its own.",
+        UNDOING, "one saved flag for a layer, bn.weight.requires_grad",
+    ),
+    _unfreeze(
+        "remembered_on_parameters",
+        (
+            (
+                _REMEMBER,
+                "layer.frozen_from = layer.training, {}\n            for parameter in layer.parameters():\n"
+                "                parameter.wanted = parameter.requires_grad",
+            ),
+            (_WANTED_BACK, "parameter.requires_grad = getattr(parameter, 'wanted', True)"),
+        ),
+        "requires_grad was remembered on the parameters: a deep copy makes new ones, without such attributes.",
+        UNDOING, "an attribute set on a parameter",
+    ),
+    _unfreeze(
+        "momentum_left_at_zero", ((_OVERRIDE, f"{_OVERRIDE}\n        layer.momentum = 0.0"),),
+        "The momentum is still 0: the layers are in training mode again, and their statistics do not move.",
+        UNDOING, "momentum = 0 as one more way to freeze, and no way back",
+    ),
+    _unfreeze(
+        "default_momentum",
+        (
+            (_OVERRIDE, f"{_OVERRIDE}\n        layer.momentum = 0.0"),
+            (_MODE_BACK, f"{_MODE_BACK}\n            layer.momentum = 0.1"),
+        ),
+        "The momentum is 0.1 now, whatever it was before: every layer gets its own back.",
+        UNDOING, "momentum = 0 as one more way to freeze, and the default as its opposite",
+    ),
+    _unfreeze(
         "second_freeze_remembered", ((_FIRST_TIME, "if True:"),),
         "A second freeze remembers the frozen state: what counts is how the layer was before the first.",
         UNDOING, "saving the state at every call",
@@ -432,7 +481,7 @@ MISCONCEPTIONS = [
     ),
     _unfreeze(
         "bound_to_the_original",
-        ((_OVERRIDE, "layer.train = lambda mode=True, layer=layer: setattr(layer, 'training', False) or layer"),),
+        ((_OVERRIDE, _BOUND),),
         "A copy's override still works on the original: training the copy puts layers of the original into eval mode.",
         OVERRIDE, "a lambda or inner function set as the layer's train",
     ),

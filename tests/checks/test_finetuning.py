@@ -143,6 +143,16 @@ CLAUSES = [
         "frozen_without_affine: trained parameters, once affine is True",
         [(_LAYERS, f"[layer for layer in {_LAYERS} if not hasattr(layer, 'frozen_from')]")],
     ),
+    (
+        "freeze_batchnorm",
+        "affine=False trains nothing that is stopped already",
+        "frozen_without_affine: trained parameters, once it is False again",
+        [
+            ("if affine:", "if True:"),
+            ("for parameter in layer.parameters():", "for name, parameter in layer.named_parameters():"),
+            ("requires_grad = False", "requires_grad = layer.frozen_from[1][name] and not affine"),
+        ],
+    ),
     ("freeze_batchnorm", "in place", "frozen_in_place: output after freezing twice", "a_copy"),
     (
         "freeze_batchnorm",
@@ -196,6 +206,18 @@ CLAUSES = [
         "frozen_copy: layers of the original in eval mode",
         "bound_to_the_original",
     ),
+    (
+        "freeze_batchnorm",
+        "a copy is one of its own: the layers' train",
+        "frozen_copy: eval() of a layer of the copy returns",
+        "layers_bound_to_the_original",
+    ),
+    (
+        "freeze_batchnorm",
+        "train() is as ever, but for the mode",
+        "frozen_copy: eval() of a layer of the copy returns",
+        "train_returns_nothing",
+    ),
     ("unfreeze_batchnorm", "each layer's earlier mode", "unfrozen_modes: layers in eval mode", "always_train"),
     ("unfreeze_batchnorm", "each layer's, whatever the model's", "unfrozen_after_eval", "mode_of_the_model"),
     ("unfreeze_batchnorm", "every BN kind", "unfrozen_after_eval", "one_two_three"),
@@ -242,8 +264,21 @@ CLAUSES = [
         [(_MODE_BACK, f"{_MODE_BACK}\n            layer.train = Always(nn.Module.train, layer, True)")],
     ),
     ("unfreeze_batchnorm", "follows train() again", "unfrozen_follows_train", "still_frozen"),
+    (
+        "unfreeze_batchnorm",
+        "trains as ever again: the momentum",
+        "unfrozen_follows_train: bn.running_mean after a step",
+        "default_momentum",
+    ),
+    (
+        "unfreeze_batchnorm",
+        "trains as ever again: an average of all batches",
+        "unfrozen_follows_train: body.bn.running_var after a step",
+        "default_momentum",
+    ),
     ("unfreeze_batchnorm", "earlier requires_grad", "unfrozen_gradients: trained parameters", "never_trainable"),
     ("unfreeze_batchnorm", "each parameter's own", "unfrozen_gradients: trained parameters", "all_trainable"),
+    ("unfreeze_batchnorm", "each parameter's own: γ and β", "unfrozen_gradients", "gammas_for_both"),
     ("unfreeze_batchnorm", "after affine=False", "unfrozen_without_affine: trained parameters", "all_trainable"),
     (
         "unfreeze_batchnorm",
@@ -332,6 +367,12 @@ CLAUSES = [
         [(_MODE_BACK, f"{_MODE_BACK}\n            layer.reset_running_stats()")],
     ),
     ("unfreeze_batchnorm", "a copy can be undone", "unfrozen_copy: of the copy", "remembered_elsewhere"),
+    (
+        "unfreeze_batchnorm",
+        "a copy can be undone: requires_grad",
+        "unfrozen_copy: trained parameters of the copy",
+        "remembered_on_parameters",
+    ),
     (
         "unfreeze_batchnorm",
         "a copy is one of its own",
