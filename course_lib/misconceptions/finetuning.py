@@ -105,6 +105,7 @@ _COUNT = "n += count"
 _SET_MEAN = "layer.running_mean.copy_(mean)"
 _SET_VAR = "layer.running_var.copy_(m2 / (n - 1))"
 _MODES_BACK = "module.training = training"
+_RESTORE = "for buffer, value in saved:"
 # GhostBatchNorm
 _SUPER = "super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)"
 _IN_EVAL = "return super().forward(x)"
@@ -584,6 +585,39 @@ MISCONCEPTIONS = [
         LAYERWISE, "if m.training, taken over from bn update utilities",
     ),
     _recalibrate(
+        "untrained_layers_left_out",
+        ((
+            _EACH,
+            "for layer in [layer for layer in order if layer.weight is None or layer.weight.requires_grad]:",
+        ),),
+        "Layers whose gamma is not trained kept their old statistics: freezing stops training, not this call.",
+        LAYERWISE, "requires_grad, taken for a mark of what is frozen",
+    ),
+    _recalibrate(
+        "frozen_layers_left_out",
+        ((
+            _EACH,
+            "for layer in [m for m in order if dict(modes)[m] or all(p.requires_grad for p in m.parameters())]:",
+        ),),
+        "Layers in eval mode with nothing to train kept their old statistics: freezing stops training, not this call.",
+        LAYERWISE, "a test for frozen layers, to leave them as they are",
+    ),
+    _recalibrate(
+        "new_buffers",
+        (
+            (_SET_MEAN, "layer.running_mean = mean.to(layer.running_mean)"),
+            (_SET_VAR, "layer.running_var = (m2 / (n - 1)).to(layer.running_var)"),
+        ),
+        "The layers have got new buffers: write into those that they have, which others may hold, too.",
+        AS_BEFORE, "bn.running_mean = mean",
+    ),
+    _recalibrate(
+        "float64_buffers",
+        ((_SET_MEAN, "layer.running_mean = mean"), (_SET_VAR, "layer.running_var = m2 / (n - 1)")),
+        "The buffers are in float64 now: what is computed in it is written into those that the layers have.",
+        AS_BEFORE, "bn.running_mean = mean, after sums in float64",
+    ),
+    _recalibrate(
         "affine_reset",
         ((
             _EACH,
@@ -645,6 +679,12 @@ MISCONCEPTIONS = [
         "called_twice_accepted", ((_CALLED, "if False:"),),
         "A layer that is called twice in a pass is accepted: no statistics are right for both calls.",
         ORDER, "hooks that never count",
+    ),
+    _recalibrate(
+        "refused_halfway",
+        ((_CALLED, "if called.count(layer) > 1 and len(hooks) == 1:"), (_RESTORE, "for buffer, value in ():")),
+        "A layer that is called twice is refused when it is its turn, and those before it have changed already.",
+        ORDER, "calls that are counted layer by layer",
     ),
     _recalibrate(
         "two_places_only",

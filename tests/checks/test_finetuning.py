@@ -406,6 +406,13 @@ CLAUSES = [
     ("recalibrate", "earlier BNs use their new buffers", "recalibrated_net: bn.running_var", "one_pass"),
     ("recalibrate", "does not depend on the split", "recalibrated_net_again", "training_mode"),
     ("recalibrate", "each BN, in eval mode too", "recalibrated_net_again", "eval_layers_left_out"),
+    (
+        "recalibrate",
+        "each BN, whether it is trained or not",
+        "recalibrated_net_again: stem.bn.running_mean",
+        "untrained_layers_left_out",
+    ),
+    ("recalibrate", "each BN, a frozen one too", "recalibrated_net_again: bn.running_mean", "frozen_layers_left_out"),
     ("recalibrate", "call order", "recalibrated_in_call_order", "definition_order"),
     ("recalibrate", "each BN, of every kind", "recalibrated_kinds", "one_two_three"),
     ("recalibrate", "everything in eval while running", "recalibrated_without_dropout", "dropout_active"),
@@ -439,6 +446,13 @@ CLAUSES = [
         [("for layer in list(order):", "for layer in layers.values():")],
     ),
     ("recalibrate", "in place", "recalibrated_rest", "a_copy"),
+    ("recalibrate", "in place: the buffers", "recalibrated_rest: has the buffers it had", "new_buffers"),
+    (
+        "recalibrate",
+        "in place: the buffers' dtype",
+        "recalibrated_kinds_as_before: dtypes of a float32 layer's buffers",
+        "float64_buffers",
+    ),
     ("recalibrate", "returns the model", "recalibrated_rest: returns the model it was given", "a_copy"),
     ("recalibrate", "weights as before", "recalibrated_rest: weights", "affine_reset"),
     ("recalibrate", "modes as before", "recalibrated_rest: layers in eval mode", "left_in_train"),
@@ -515,6 +529,12 @@ CLAUSES = [
                 "        except IndexError:\n            pass\n        else:\n            for",
             )
         ],
+    ),
+    (
+        "recalibrate",
+        "statistics as before, after an error",
+        "recalibrated_refusals: statistics after an error",
+        "refused_halfway",
     ),
     ("recalibrate", "no history in the buffers", "recalibrated_rest", "with_history"),
     (
