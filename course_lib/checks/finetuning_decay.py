@@ -113,13 +113,14 @@ def decay_of_trainable(impl, case):
 
 @once.scenario()
 def decay_of_shared(impl, case):
-    # A tied weight, and a layer used in two places.
+    # A tied weight, a layer used in two places, and a norm's weight that is another layer's, too.
     block = seq(fc=nn.Linear(3, 3), bn=nn.BatchNorm1d(3))
-    model = seq(a=nn.Linear(3, 3), b=nn.Linear(3, 3), left=block, right=block)
-    model.b.weight = model.a.weight
+    model = seq(a=nn.Linear(3, 3), b=nn.Linear(3, 3), left=block, right=block, prelu=nn.PReLU(3))
+    model.b.weight, model.prelu.weight = model.a.weight, block.bn.weight
     listed, groups = _groups(impl, case, case.fill(model))
     total = sum(p.detach().square().sum() for group in groups for p in group["params"])
-    return {"listed": ", ".join(sorted(filter(None, listed.values()))), "Σ squares": total}
+    # By the name that stands first in the model.
+    return {"listed": ", ".join(sorted(filter(None, listed.values()))), "without": listed["none"], "Σ squares": total}
 
 
 form = decay.group("first the group that decays, then the other", points=0.25)
@@ -127,9 +128,15 @@ form = decay.group("first the group that decays, then the other", points=0.25)
 
 @form.scenario()
 def decay_form(impl, case):
-    model = case.fill(seq(fc=nn.Linear(3, 2), bn=nn.BatchNorm1d(2)))
+    model = case.fill(seq(fc=nn.Linear(3, 2), bn=nn.BatchNorm1d(2), deep=seq(fc=nn.Linear(2, 1))))
     _, groups = _groups(impl, case, model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    order = [names.get(id(p), "unknown") for group in groups for p in group["params"]]
     rates = {"decay of the first group": 0.0, "decay of the second group": 0.0}
     for key, group in zip(rates, groups, strict=True):
         rates[key] = float(group.get("weight_decay", -1))
-    return {**rates, "first": groups[0]["params"][0].detach().clone() if groups[0]["params"] else "nothing"}
+    return {
+        **rates,
+        "first": groups[0]["params"][0].detach().clone() if groups[0]["params"] else "nothing",
+        "in the model's order": ", ".join(order),
+    }

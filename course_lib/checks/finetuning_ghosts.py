@@ -1,5 +1,7 @@
 """Problem set 4, exercises 4 and 5: what is asked of `GhostBatchNorm` and `momentum_for_accumulation`."""
 
+import math
+
 import torch
 
 from course_lib.checks.piece import Piece
@@ -82,8 +84,14 @@ steps = ghost.group("one update of the running statistics per virtual batch, in 
 def ghost_updates(impl, case):
     n, size = case.choice(_CUT)
     layer = _ghost(impl, case, 3, size, momentum=case.number("momentum", 0.25, 0.4))
-    layer(_ghost_input(case, n, (2, 2)))
-    seen = _moved(layer)
+    y = layer(_ghost_input(case, n, (2, 2)))
+    counter = _tensor_of(layer, "num_batches_tracked")
+    seen = {
+        **_moved(layer),
+        "samples that come out": len(y),
+        # There need not be one: only momentum=None counts on it.
+        "a counter, if there is one, counts parts": counter is None or int(counter) == math.ceil(n / size),
+    }
     # Two batches of other ranks and sizes.
     layer(_ghost_input(case, n + size, (3,), "next x"))
     with torch.no_grad():
@@ -155,8 +163,11 @@ def ghost_arguments(impl, case):
             for mode in ("train", "eval"):
                 name = f"y of affine={affine}, track_running_stats={track} in {mode} mode"
                 seen[name] = getattr(layer_of, mode)()(x).detach()
+    still = _ghost(impl, case, 3, 4, momentum=0.0)
+    still(x)
     return {
         **seen,
+        **{f"{name} of momentum=0": value for name, value in _moved(still).items()},
         "y of a new layer": new.to(case.torch_dtype)(x).detach(),
         "parameters of affine=False": len(list(bare.parameters())),
         "statistics of track_running_stats=False": len(list(impl(3, 4, track_running_stats=False).buffers())),

@@ -79,8 +79,10 @@ def replaced_by_something_around(impl, case):
     model = mixed(case)
     model.stem.bn.eps, model.bn.momentum = 0.3, None
     model = impl(model, around)
+    kept = [name for name, module in model.named_modules() if name.endswith("inner") and not module.training]
     return {
         "layers": _outline(model.stem),
+        "layers in eval mode inside": ", ".join(kept),
         "layers that make is given: channels, eps, momentum, training, trained": ", ".join(sorted(given)),
         "y": model.eval()(maps(case)).detach(),
     }

@@ -741,6 +741,16 @@ MISCONCEPTIONS = [
         SPLIT, "avoiding a small last part",
     ),
     _ghost(
+        "rest_not_counted",
+        ((
+            _GHOSTS,
+            "whole = len(x), self.virtual_batch_size\n        return torch.cat([normalise(part) if len(part) in whole "
+            f"else {_PLAIN.format('part')} for part in {_PARTS}])",
+        ),),
+        "The smaller last part is normalised, but the running statistics do not hear of it: it is an update as well.",
+        UPDATES, "a case of its own for the samples that are left over",
+    ),
+    _ghost(
         "rest_dropped", ((_PARTS, f"{_PARTS}[: max(1, len(x) // self.virtual_batch_size)]"),),
         "Samples that do not fill a virtual batch are missing from the output.",
         SPLIT, "a loop over N // size parts",
@@ -823,6 +833,21 @@ MISCONCEPTIONS = [
         "momentum_of_the_old", ((_SUPER, _SUPER.replace("momentum", "1 - momentum")),),
         "momentum weighs the old value, as in Keras: in PyTorch it is the weight of the new one.",
         UPDATES, "the other convention",
+    ),
+    _ghost(
+        "momentum_of_zero", ((_SUPER, _SUPER.replace("momentum", "momentum or 0.1")),),
+        "momentum=0 is taken for no momentum at all: with it the running statistics stay where they are.",
+        UPDATES, "momentum or 0.1",
+    ),
+    _ghost(
+        "counted_once",
+        ((
+            _GHOSTS,
+            f"y, counter = torch.cat([normalise(part) for part in {_PARTS}]), self.num_batches_tracked\n"
+            f"        if counter is not None:\n            counter -= len({_PARTS}) - 1\n        return y",
+        ),),
+        "num_batches_tracked counts batches: each virtual batch is an update, and counts.",
+        UPDATES, "one more at the beginning of forward, in layers written by hand",
     ),
     _ghost(
         "biased_running_var", _by_hand(running_var="var"),
@@ -1064,6 +1089,23 @@ MISCONCEPTIONS = [
         ((_TRAINABLE, "[p for _, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]"),),
         "A parameter that is shared is listed twice: each one belongs in once.",
         ONCE, "collecting parameters module by module",
+    ),
+    _groups(
+        "last_use_decides",
+        ((
+            _OF_NORMS,
+            "set()\n    for m in model.modules():\n        for p in m.parameters(recurse=False):\n"
+            "            spared.discard(id(p))\n            if is_batchnorm(m) or isinstance(m, norms):\n"
+            "                spared.add(id(p))",
+        ),),
+        "The last use of a shared parameter decided: it is spared if one of its uses is.",
+        ONCE, "a dictionary from parameter to group, written in a loop over modules",
+    ),
+    _groups(
+        "sorted_by_name",
+        ((_TRAINABLE, "[p for _, p in sorted((n, p) for n, p in model.named_parameters() if p.requires_grad)]"),),
+        "The parameters are sorted by name: they come in the model's order, which an optimizer's saved state goes by.",
+        ONCE, "sorted sets of names, in training scripts for language models",
     ),
     _groups(
         "both_decay", ((_SECOND, _SECOND.replace("0.0", "weight_decay")),),

@@ -594,6 +594,14 @@ CLAUSES = [
         [(_SPLIT, "x.split(max(2, self.virtual_batch_size))")],
     ),
     ("GhostBatchNorm", "one EMA update per virtual batch", "ghost_updates: running_mean", "one_update"),
+    ("GhostBatchNorm", "one EMA update per virtual batch, a smaller one too", "ghost_updates", "rest_not_counted"),
+    ("GhostBatchNorm", "the output is as long as the input", "ghost_updates: samples that come out", "rest_dropped"),
+    (
+        "GhostBatchNorm",
+        "virtual batches are counted",
+        "ghost_updates: a counter, if there is one, counts parts",
+        "counted_once",
+    ),
     ("GhostBatchNorm", "in order", "ghost_updates", "reversed_updates"),
     ("GhostBatchNorm", "unbiased running_var", "ghost_updates: running_var", "biased_running_var"),
     ("GhostBatchNorm", "momentum is 0.1 by default", "ghost_updates_by_default", [("= 0.1,", "= 0.2,")]),
@@ -687,6 +695,8 @@ CLAUSES = [
         [("return torch.cat([normalise(part)", "return torch.cat([normalise(part).double()")],
     ),
     ("GhostBatchNorm", "momentum, by its place", "ghost_arguments: running_var", "momentum_of_the_old"),
+    ("GhostBatchNorm", "momentum 0", "ghost_arguments: running_mean of momentum=0", "momentum_of_zero"),
+    ("GhostBatchNorm", "momentum 0: the variance", "ghost_arguments: running_var of momentum=0", "momentum_of_zero"),
     ("GhostBatchNorm", "affine", "ghost_arguments: parameters of affine=False", "affine_ignored"),
     (
         "GhostBatchNorm",
@@ -751,6 +761,12 @@ CLAUSES = [
         "make is given the layer as it is: parameters",
         f"replaced_by_something_around: {_GIVEN}",
         [(_MADE, "make(copy.deepcopy(layer, memo).requires_grad_(False))")],
+    ),
+    (
+        "replace_batchnorm",
+        "what make keeps is as it was: mode",
+        "replaced_by_something_around: layers in eval mode inside",
+        [("made if layer.training else made.eval()", "made.train()")],
     ),
     (
         "replace_batchnorm",
@@ -868,7 +884,9 @@ CLAUSES = [
     ("weight_decay_groups", "the others decay", "decay_of_others: with decay", "known_layers_only"),
     ("weight_decay_groups", "trainable parameters only", "decay_of_trainable: listed", "frozen_included"),
     ("weight_decay_groups", "exactly once", "decay_of_shared: listed", "listed_twice"),
+    ("weight_decay_groups", "without decay if one of its uses is", "decay_of_shared: without", "last_use_decides"),
     ("weight_decay_groups", "first decay, then none", "decay_form", "order_swapped"),
+    ("weight_decay_groups", "in the model's order", "decay_form: in the model's order", "sorted_by_name"),
     ("weight_decay_groups", "none is 0", "decay_form: decay of the second group", "both_decay"),
 ]
 
