@@ -89,7 +89,7 @@ def ghost_updates(impl, case):
     seen = {
         **_moved(layer),
         "samples that come out": len(y),
-        # There need not be one: only momentum=None counts on it.
+        # A layer that averages in another way need not have one.
         "a counter, if there is one, counts parts": counter is None or int(counter) == math.ceil(n / size),
     }
     # Two batches of other ranks and sizes.
@@ -163,11 +163,12 @@ def ghost_arguments(impl, case):
             for mode in ("train", "eval"):
                 name = f"y of affine={affine}, track_running_stats={track} in {mode} mode"
                 seen[name] = getattr(layer_of, mode)()(x).detach()
-    still = _ghost(impl, case, 3, 4, momentum=0.0)
-    still(x)
+    for momentum in (0.0, None):
+        layer_of = _ghost(impl, case, 3, 4, momentum=momentum)
+        layer_of(x)
+        seen |= {f"{name} of momentum={momentum}": value for name, value in _moved(layer_of).items()}
     return {
         **seen,
-        **{f"{name} of momentum=0": value for name, value in _moved(still).items()},
         "y of a new layer": new.to(case.torch_dtype)(x).detach(),
         "parameters of affine=False": len(list(bare.parameters())),
         "statistics of track_running_stats=False": len(list(impl(3, 4, track_running_stats=False).buffers())),

@@ -835,9 +835,15 @@ MISCONCEPTIONS = [
         UPDATES, "the other convention",
     ),
     _ghost(
-        "momentum_of_zero", ((_SUPER, _SUPER.replace("momentum", "momentum or 0.1")),),
-        "momentum=0 is taken for no momentum at all: with it the running statistics stay where they are.",
+        "zero_and_none_taken_for_the_default", ((_SUPER, _SUPER.replace("momentum", "momentum or 0.1")),),
+        "A momentum of 0 or None becomes the default: with 0 the statistics stay, with None they average all parts.",
         UPDATES, "momentum or 0.1",
+    ),
+    _ghost(
+        "none_taken_for_the_default",
+        ((_SUPER, _SUPER.replace("momentum", "0.1 if momentum is None else momentum")),),
+        "A momentum of None becomes the default: with it the statistics average all virtual batches.",
+        UPDATES, "a default that is put in for None",
     ),
     _ghost(
         "counted_once",

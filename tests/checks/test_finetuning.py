@@ -695,8 +695,14 @@ CLAUSES = [
         [("return torch.cat([normalise(part)", "return torch.cat([normalise(part).double()")],
     ),
     ("GhostBatchNorm", "momentum, by its place", "ghost_arguments: running_var", "momentum_of_the_old"),
-    ("GhostBatchNorm", "momentum 0", "ghost_arguments: running_mean of momentum=0", "momentum_of_zero"),
-    ("GhostBatchNorm", "momentum 0: the variance", "ghost_arguments: running_var of momentum=0", "momentum_of_zero"),
+    *(
+        ("GhostBatchNorm", f"momentum={momentum}", f"ghost_arguments: {buffer} of momentum={momentum}", mistake)
+        for buffer in ("running_mean", "running_var")
+        for momentum, mistake in (
+            ("0.0", "zero_and_none_taken_for_the_default"),
+            ("None", "none_taken_for_the_default"),
+        )
+    ),
     ("GhostBatchNorm", "affine", "ghost_arguments: parameters of affine=False", "affine_ignored"),
     (
         "GhostBatchNorm",
