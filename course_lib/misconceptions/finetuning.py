@@ -49,8 +49,8 @@ def _ghost(name, change, hint, read, seen):
     return Misconception("finetuning.GhostBatchNorm", name, change, hint, read, seen)
 
 
-def _momentum(name, new, hint, read, seen):
-    change = ((_M, f"return {new}"),)
+def _momentum(name, new, hint, read, seen, *further):
+    change = ((_M, f"return {new}"), *further)
     return Misconception("finetuning.momentum_for_accumulation", name, change, hint, read, seen)
 
 
@@ -936,6 +936,11 @@ MISCONCEPTIONS = [
         "one_less", "1 - (1 - momentum) ** (1 / (micro_batches + 1))",
         "This is right for one micro-batch more.",
         MOMENTUM, "counting the step itself as an update",
+    ),
+    _momentum(
+        "no_logarithm_of_nothing", "1 - math.exp(math.log(1 - momentum) / micro_batches)",
+        "A momentum of 1 fails: nothing is kept, and nothing has no logarithm.",
+        MOMENTUM, "the equation solved with logarithms", ("if momentum == 1:", "if False:"),
     ),
     # --- replace_batchnorm
     _replace(

@@ -566,7 +566,9 @@ def kth_root(momentum, micro_batches):
 
 @right("momentum_for_accumulation")
 def logarithms(momentum, micro_batches):
-    return 1 - math.exp(math.log(1 - momentum) / micro_batches)
+    # The logarithm of what is kept, of nothing too.
+    kept = math.log(1 - momentum) if momentum < 1 else -math.inf
+    return 1 - math.exp(kept / micro_batches)
 
 
 @right("momentum_for_accumulation")

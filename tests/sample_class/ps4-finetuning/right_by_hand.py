@@ -126,6 +126,8 @@ class GhostBatchNorm(nn.Module):
 
 # %% momentum-for-accumulation
 def momentum_for_accumulation(momentum, micro_batches):
+    if momentum == 1:  # nothing is kept, and nothing has no logarithm
+        return 1.0
     kept = math.exp(math.log(1 - momentum) / micro_batches)
     return 1 - kept
 
