@@ -120,8 +120,15 @@ def ghost_in_eval(impl, case):
     x = _ghost_input(case, 1, name="one x").requires_grad_()
     y = layer(x)
     (y * case.tensor(x.shape, mean=1.0, name="dy")).sum().backward()
-    dweight = _tensor_of(layer, "weight").grad
-    return {**seen, **_moved(layer), "y of one sample": y.detach(), "dx of one sample": x.grad, "its dweight": dweight}
+    counter = _tensor_of(layer, "num_batches_tracked")
+    return {
+        **seen,
+        **_moved(layer),
+        "a counter, if there is one, stays": counter is None or int(counter) == 0,
+        "y of one sample": y.detach(),
+        "dx of one sample": x.grad,
+        "its dweight": _tensor_of(layer, "weight").grad,
+    }
 
 
 @evaluation.scenario()
@@ -166,6 +173,7 @@ def ghost_arguments(impl, case):
     for momentum in (0.0, None):
         layer_of = _ghost(impl, case, 3, 4, momentum=momentum)
         layer_of(x)
+        layer_of(x[:6])
         seen |= {f"{name} of momentum={momentum}": value for name, value in _moved(layer_of).items()}
     return {
         **seen,

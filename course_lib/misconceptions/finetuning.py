@@ -150,7 +150,12 @@ def _update_bn(model, batches):
     return model
 
 
-def _walk(*, start=copy.deepcopy, find=is_batchnorm, children=lambda m: list(m._modules.items()), root=True, deep=True):
+def _children(module):
+    """All children by name, also one that has two names. One that was taken out is None."""
+    return [(name, child) for name, child in module._modules.items() if child is not None]
+
+
+def _walk(*, start=copy.deepcopy, find=is_batchnorm, children=_children, root=True, deep=True):
     """Replacement as most people write it, a walk over the children: makes a new layer in every place."""
 
     def replace_batchnorm(model, make):
@@ -198,11 +203,28 @@ def _table_of_layers_only(model, make):
     model, made = copy.deepcopy(model), {}
 
     def walk(module):
-        for name, child in list(module._modules.items()):
+        for name, child in _children(module):
             if is_batchnorm(child):
                 made[child] = made[child] if child in made else make(child)
                 setattr(module, name, made[child])
             else:
+                walk(child)
+        return module
+
+    return make(model) if is_batchnorm(model) else walk(model)
+
+
+def _none_walked_into(model, make):
+    """Right but for children that were taken out."""
+    model, made, walked = copy.deepcopy(model), {}, set()
+
+    def walk(module):
+        walked.add(module)
+        for name, child in list(module._modules.items()):
+            if is_batchnorm(child):
+                made[child] = made[child] if child in made else make(child)
+                module._modules[name] = made[child]
+            elif child not in walked:
                 walk(child)
         return module
 
@@ -220,7 +242,7 @@ def _child_by_child(model, make):
         if not module._modules:
             return copy.deepcopy(module)
         new = copy.copy(module)
-        new._modules = {name: rebuilt(child) for name, child in module._modules.items()}
+        new._modules = {name: rebuilt(child) for name, child in _children(module)}
         return new
 
     return rebuilt(model)
@@ -982,6 +1004,11 @@ MISCONCEPTIONS = [
         "second_name_left", _walk(children=lambda module: list(module.named_children())),
         "A layer under a second name was left: lists of children and modules name each one only once.",
         SHARED, "a walk over named_children()",
+    ),
+    _replace(
+        "none_walked_into", _none_walked_into,
+        "A child that was set to None is taken for a module: its name is still there, and nothing behind it.",
+        REPLACING, "a walk over module._modules",
     ),
     _replace(
         "on_top", _walk(deep=False),

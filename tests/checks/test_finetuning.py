@@ -515,6 +515,18 @@ CLAUSES = [
     ),
     (
         "recalibrate",
+        "hooks of others as before, of the other kind too",
+        "recalibrated_rest: hooks",
+        [("handle.remove()", "handle.remove()\n            [layer._forward_hooks.clear() for layer in hooks]")],
+    ),
+    (
+        "recalibrate",
+        "the grad mode as before, off too",
+        "recalibrated_reached: gradients are recorded where they were not",
+        [(_RETURN, f"    torch.set_grad_enabled(True)\n{_RETURN}")],
+    ),
+    (
+        "recalibrate",
         "modes as before, after an error too",
         "recalibrated_refusals: layers in eval mode after an error",
         "left_in_eval_after_an_error",
@@ -648,6 +660,12 @@ CLAUSES = [
         "ghost_in_eval: its dweight",
         _in_eval("torch.no_grad()(super().forward)(x)"),
     ),
+    (
+        "GhostBatchNorm",
+        "eval as BatchNorm: the counter stays",
+        "ghost_in_eval: a counter, if there is one, stays",
+        _in_eval("(self.num_batches_tracked is None or self.num_batches_tracked.add_(1), super().forward(x))[1]"),
+    ),
     ("GhostBatchNorm", "eval without statistics", "ghost_in_eval_without_statistics", "ghosts_in_eval"),
     ("GhostBatchNorm", "gradients through the statistics", "ghost_gradients: dx", "constant_statistics"),
     ("GhostBatchNorm", "no history in the buffers", "ghost_gradients: statistics with a history", "with_history"),
@@ -703,6 +721,18 @@ CLAUSES = [
             ("None", "none_taken_for_the_default"),
         )
     ),
+    (
+        "GhostBatchNorm",
+        "momentum=None: of all batches, not of one",
+        "ghost_arguments: running_mean of momentum=None",
+        [
+            (
+                "normalise = super().forward",
+                "normalise = super().forward\n"
+                "        self.num_batches_tracked is None or self.num_batches_tracked.zero_()",
+            )
+        ],
+    ),
     ("GhostBatchNorm", "affine", "ghost_arguments: parameters of affine=False", "affine_ignored"),
     (
         "GhostBatchNorm",
@@ -755,6 +785,7 @@ CLAUSES = [
     ("replace_batchnorm", "every BN replaced", "replaced_net: y", "on_top"),
     ("replace_batchnorm", "nested right", "replaced_net: layers", "dotted_names"),
     ("replace_batchnorm", "every BN kind", "replaced_kinds: layers", "one_two_three"),
+    ("replace_batchnorm", "children that are None", "replaced_kinds", "none_walked_into"),
     ("replace_batchnorm", "by make(bn)", "replaced_by_something_around", "the_new_replaced_too"),
     ("replace_batchnorm", "every BN kind, of every rank", "replaced_kinds: layers of each kind", "one_two_three"),
     (
