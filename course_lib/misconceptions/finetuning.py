@@ -1101,8 +1101,8 @@ MISCONCEPTIONS = [
         "known_layers_only",
         ((
             _DECAYING,
-            "[p for m in model.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))"
-            " for p in m.parameters() if id(p) not in spared and any(p is q for q in trainable)]",
+            "[p for p in trainable if id(p) not in spared and id(p) in {id(q) for m in model.modules()"
+            " if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd)) for q in m.parameters()}]",
         ),),
         "Some parameters are in neither group: what is no convolution and no linear layer is trained too.",
         ONCE, "a loop over modules with a case for each known kind",
@@ -1126,6 +1126,12 @@ MISCONCEPTIONS = [
         "listed_twice",
         ((_TRAINABLE, "[p for _, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]"),),
         "A parameter that is shared is listed twice: each one belongs in once.",
+        ONCE, "named_parameters(remove_duplicate=False)",
+    ),
+    _groups(
+        "tied_weight_twice",
+        ((_TRAINABLE, "[p for m in model.modules() for p in m.parameters(recurse=False) if p.requires_grad]"),),
+        "A tied weight is listed once for each module that has it: each parameter belongs in once.",
         ONCE, "collecting parameters module by module",
     ),
     _groups(

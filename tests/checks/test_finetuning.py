@@ -928,6 +928,7 @@ CLAUSES = [
     ("weight_decay_groups", "the others decay", "decay_of_others: with decay", "known_layers_only"),
     ("weight_decay_groups", "trainable parameters only", "decay_of_trainable: listed", "frozen_included"),
     ("weight_decay_groups", "exactly once", "decay_of_shared: listed", "listed_twice"),
+    ("weight_decay_groups", "exactly once, a tied weight too", "decay_of_shared: listed", "tied_weight_twice"),
     ("weight_decay_groups", "without decay if one of its uses is", "decay_of_norms: without", "last_use_decides"),
     ("weight_decay_groups", "first decay, then none", "decay_form", "order_swapped"),
     ("weight_decay_groups", "in the model's order", "decay_form: in the model's order", "sorted_by_name"),
