@@ -106,6 +106,8 @@ def replaced_shared(impl, case):
     block = seq(linear=nn.Linear(3, 3), bn=nn.BatchNorm1d(3))
     model = seq(a=bn, one=linear, b=bn, inner=seq(again=bn, two=linear), left=block, right=block, tied=nn.Linear(3, 3))
     model.tied.weight = linear.weight
+    model.norm = nn.LayerNorm(3)
+    model.norm.weight = bn.weight
     x = drifting(case, 4)
     new, around = impl(case.fill(model), _Stand), impl(model, _Around)
     return {
@@ -114,6 +116,7 @@ def replaced_shared(impl, case):
         "one linear layer": new.one is new.inner.two,
         "one block": new.left is new.right,
         "one tied weight": new.tied.weight is new.one.weight,
+        "one weight, tied to a layer that is kept inside": around.norm.weight is around.a.inner.weight,
         "kinds": ", ".join(type(m).__name__ for m in (new.a, new.b, new.inner.again, new.right.bn)),
         "y": new.eval()(x).detach(),
         "y of layers with the old ones inside": around.eval()(x).detach(),

@@ -121,9 +121,10 @@ again = unfreeze.group("twice is once; the same model; a copy has its own state"
 @again.scenario()
 def unfrozen_twice(impl, case):
     freezing, thawing = _pair(impl)
-    model = mixed(case)
+    model, beside = mixed(case), net(case)
     freezing(model)
     freezing(model)
+    freezing(beside)  # its layers have the same names
     same = thawing(model) is model
     # Evaluated after it was unfrozen: nothing is left to restore.
     model.eval()

@@ -417,6 +417,20 @@ MISCONCEPTIONS = [
         UNDOING, "one saved flag for a layer, bn.weight.requires_grad",
     ),
     _unfreeze(
+        "remembered_by_name",
+        (
+            (_FIND, "(named := batchnorm_layers(model, tracked=True)).values()"),
+            (
+                _REMEMBER,
+                "layer.frozen_from = next(name for name, module in named.items() if module is layer)\n"
+                "            vars(freeze_batchnorm)[layer.frozen_from] = layer.training, wanted",
+            ),
+            (_RECALL, "training, wanted = vars(freeze_batchnorm)[layer.frozen_from]"),
+        ),
+        "The state is kept outside of the layers, by their names: those of another model have the same.",
+        UNDOING, "a dictionary from name to saved state",
+    ),
+    _unfreeze(
         "remembered_on_parameters",
         (
             (
@@ -989,6 +1003,11 @@ MISCONCEPTIONS = [
         "visited_again", _table_of_layers_only,
         "A block that stands in two places was walked through twice, and what had been put in was replaced again.",
         SHARED, "a table of layers, and none of the blocks",
+    ),
+    _replace(
+        "layer_copied_alone", ((_MADE, "make(copy.deepcopy(layer))"),),
+        "A layer was copied apart from its model: what the two have in common, they do not share in the copy.",
+        SHARED, "make(copy.deepcopy(bn)), wherever a layer is met",
     ),
     _replace(
         "child_by_child", _child_by_child,

@@ -369,6 +369,12 @@ CLAUSES = [
     ("unfreeze_batchnorm", "a copy can be undone", "unfrozen_copy: of the copy", "remembered_elsewhere"),
     (
         "unfreeze_batchnorm",
+        "each layer's, whatever another model had",
+        "unfrozen_twice: trained parameters",
+        "remembered_by_name",
+    ),
+    (
+        "unfreeze_batchnorm",
         "a copy can be undone: requires_grad",
         "unfrozen_copy: trained parameters of the copy",
         "remembered_on_parameters",
@@ -829,6 +835,12 @@ CLAUSES = [
     ("replace_batchnorm", "shared: any layer", "replaced_shared: one linear layer", "child_by_child"),
     ("replace_batchnorm", "shared: a block", "replaced_shared: one block", "child_by_child"),
     ("replace_batchnorm", "shared: a weight", "replaced_shared: one tied weight", "child_by_child"),
+    (
+        "replace_batchnorm",
+        "shared: a weight of a layer that is kept inside",
+        "replaced_shared: one weight, tied to a layer that is kept inside",
+        "layer_copied_alone",
+    ),
     ("replace_batchnorm", "shared: replaced once", "replaced_shared", "visited_again"),
     ("replace_batchnorm", "a new model", "replaced_input: result is the input", "in_place"),
     ("replace_batchnorm", "input not changed", "replaced_input: layers of the input", "shallow_copy"),
