@@ -128,7 +128,8 @@ def unfrozen_twice(impl, case):
     same = thawing(model) is model
     # Evaluated after it was unfrozen: nothing is left to restore.
     model.eval()
-    thawing(model)
+    for each in (model, beside):
+        thawing(each)
     seen = {"returns the model it was given": same, "layers in eval mode": in_eval(model)}
     return {**seen, "trained parameters": trainable(model), "output": model(maps(case)).detach()}
 

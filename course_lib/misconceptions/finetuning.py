@@ -321,7 +321,7 @@ MISCONCEPTIONS = [
     _freeze(
         "train_returns_nothing",
         ((_OVERRIDE, "layer.train = lambda mode=True: None"), (_MODE, "        layer.training = False\n")),
-        "What replaced the layers' train returns nothing: train() and eval() return the module itself.",
+        "What replaced the layers' train returns nothing: train and eval return the module itself.",
         OVERRIDE, "a function that does nothing set as the layer's train",
     ),
     _freeze(
