@@ -209,7 +209,7 @@ def accumulated_once(impl, case):
     return {"m for one micro-batch": m, "m is a float": isinstance(m, float)}
 
 
-# Whoever solves (1 - m)^k = 0 by halving gets as near as the rounding of the power lets him.
+# Whoever solves (1 − m)^k = 0 numerically gets as near as the rounding of the power allows.
 @forgetting.scenario(within={"m for a momentum of 1": 1e-3})
 def accumulated_often(impl, case):
     m = impl(case.number("momentum", 0.85, 0.97), case.choice([32, 64, 100]))

@@ -81,6 +81,7 @@ def replaced_by_something_around(impl, case):
     model = mixed(case)
     model.stem.bn.eps, model.bn.momentum = 0.3, None
     model = impl(model, around)
+    # Of the old layers that are kept inside: whether the new ones take their mode is not asked.
     kept = [name for name, module in model.named_modules() if name.endswith("inner") and not module.training]
     return {
         "layers": _outline(model.stem),
