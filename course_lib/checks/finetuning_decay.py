@@ -131,7 +131,9 @@ form = decay.group("first the group that decays, then the other", points=0.25)
 
 @form.scenario()
 def decay_form(impl, case):
-    model = case.fill(seq(fc=nn.Linear(3, 2), bn=nn.BatchNorm1d(2), deep=seq(fc=nn.Linear(2, 1))))
+    # So many that a set hardly keeps their order.
+    deep = seq(**{f"fc{i}": nn.Linear(2, 2) for i in range(8)})
+    model = case.fill(seq(fc=nn.Linear(3, 2), bn=nn.BatchNorm1d(2), deep=deep))
     _, groups = _groups(impl, case, model)
     places = {id(p): place for place, p in enumerate(model.parameters())}
     orders = [[places.get(id(p), -1) for p in group["params"]] for group in groups]
