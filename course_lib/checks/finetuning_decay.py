@@ -60,7 +60,11 @@ def decay_of_norms(impl, case):
         bn3=OwnBatchNorm3d(2),
         instance1=nn.InstanceNorm1d(2, affine=True),
         instance3=nn.InstanceNorm3d(2, affine=True),
+        last=nn.LayerNorm(2),
+        prelu=nn.PReLU(2),
     )
+    # Used twice, first in a norm.
+    model.prelu.weight = model.last.weight
     listed, groups = _groups(impl, case, case.fill(model))
     return {"with decay": listed["decay"], "without": listed["none"], **_decayed(model, groups)}
 
@@ -114,7 +118,7 @@ def decay_of_trainable(impl, case):
 @once.scenario()
 def decay_of_shared(impl, case):
     # A tied weight, and a layer used in two places.
-    block = seq(fc=nn.Linear(3, 3), bn=nn.BatchNorm1d(3))
+    block = seq(fc=nn.Linear(3, 3), bn=nn.BatchNorm1d(3), norm=nn.LayerNorm(3))
     model = seq(a=nn.Linear(3, 3), b=nn.Linear(3, 3), left=block, right=block)
     model.b.weight = model.a.weight
     listed, groups = _groups(impl, case, case.fill(model))
@@ -127,9 +131,17 @@ form = decay.group("first the group that decays, then the other", points=0.25)
 
 @form.scenario()
 def decay_form(impl, case):
-    model = case.fill(seq(fc=nn.Linear(3, 2), bn=nn.BatchNorm1d(2)))
+    # So many that a set hardly keeps their order.
+    deep = seq(**{f"fc{i}": nn.Linear(2, 2) for i in range(8)})
+    model = case.fill(seq(fc=nn.Linear(3, 2), bn=nn.BatchNorm1d(2), deep=deep))
     _, groups = _groups(impl, case, model)
+    places = {id(p): place for place, p in enumerate(model.parameters())}
+    orders = [[places.get(id(p), -1) for p in group["params"]] for group in groups]
     rates = {"decay of the first group": 0.0, "decay of the second group": 0.0}
     for key, group in zip(rates, groups, strict=True):
         rates[key] = float(group.get("weight_decay", -1))
-    return {**rates, "first": groups[0]["params"][0].detach().clone() if groups[0]["params"] else "nothing"}
+    return {
+        **rates,
+        "first": groups[0]["params"][0].detach().clone() if groups[0]["params"] else "nothing",
+        "in the model's order": all(order == sorted(order) for order in orders),
+    }

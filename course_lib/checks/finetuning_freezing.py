@@ -143,7 +143,9 @@ def frozen_without_affine(impl, case):
     model.train()
     seen = {"trained parameters": trainable(model), **gradients(model, maps(case))}
     impl(model)
-    return {**seen, "trained parameters, once affine is True": trainable(model)}
+    seen["trained parameters, once affine is True"] = trainable(model)
+    impl(model, affine=False)
+    return {**seen, "trained parameters, once it is False again": trainable(model)}
 
 
 place = freeze.group("in place, the same keys; twice is once; a copy is frozen too", points=0.25)
@@ -175,7 +177,11 @@ def frozen_copy(impl, case):
     twin.train()
     y = twin(maps(case))
     twin.eval()
+    # train() and eval() return the module they are called on, which may be a layer.
+    same = {id(twin.stem.bn): "that layer", id(model.stem.bn): "the original's"}
+    returned = twin.stem.bn.eval()
     return {
+        "eval() of a layer of the copy returns": same.get(id(returned), type(returned).__name__),
         "output of the copy": y.detach(),
         "modules of the copy in train mode after eval()": ", ".join(n for n, m in twin.named_modules() if m.training),
         "layers of the original in eval mode": in_eval(model),

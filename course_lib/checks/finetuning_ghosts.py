@@ -1,5 +1,7 @@
 """Problem set 4, exercises 4 and 5: what is asked of `GhostBatchNorm` and `momentum_for_accumulation`."""
 
+import math
+
 import torch
 
 from course_lib.checks.piece import Piece
@@ -82,8 +84,14 @@ steps = ghost.group("one update of the running statistics per virtual batch, in 
 def ghost_updates(impl, case):
     n, size = case.choice(_CUT)
     layer = _ghost(impl, case, 3, size, momentum=case.number("momentum", 0.25, 0.4))
-    layer(_ghost_input(case, n, (2, 2)))
-    seen = _moved(layer)
+    y = layer(_ghost_input(case, n, (2, 2)))
+    counter = _tensor_of(layer, "num_batches_tracked")
+    seen = {
+        **_moved(layer),
+        "samples that come out": len(y),
+        # A layer that averages in another way need not have one.
+        "a counter, if there is one, counts parts": counter is None or int(counter) == math.ceil(n / size),
+    }
     # Two batches of other ranks and sizes.
     layer(_ghost_input(case, n + size, (3,), "next x"))
     with torch.no_grad():
@@ -112,8 +120,15 @@ def ghost_in_eval(impl, case):
     x = _ghost_input(case, 1, name="one x").requires_grad_()
     y = layer(x)
     (y * case.tensor(x.shape, mean=1.0, name="dy")).sum().backward()
-    dweight = _tensor_of(layer, "weight").grad
-    return {**seen, **_moved(layer), "y of one sample": y.detach(), "dx of one sample": x.grad, "its dweight": dweight}
+    counter = _tensor_of(layer, "num_batches_tracked")
+    return {
+        **seen,
+        **_moved(layer),
+        "a counter, if there is one, stays": counter is None or int(counter) == 0,
+        "y of one sample": y.detach(),
+        "dx of one sample": x.grad,
+        "its dweight": _tensor_of(layer, "weight").grad,
+    }
 
 
 @evaluation.scenario()
@@ -155,6 +170,11 @@ def ghost_arguments(impl, case):
             for mode in ("train", "eval"):
                 name = f"y of affine={affine}, track_running_stats={track} in {mode} mode"
                 seen[name] = getattr(layer_of, mode)()(x).detach()
+    for momentum in (0.0, None):
+        layer_of = _ghost(impl, case, 3, 4, momentum=momentum)
+        layer_of(x)
+        layer_of(x[:6])
+        seen |= {f"{name} of momentum={momentum}": value for name, value in _moved(layer_of).items()}
     return {
         **seen,
         "y of a new layer": new.to(case.torch_dtype)(x).detach(),
@@ -189,6 +209,8 @@ def accumulated_once(impl, case):
     return {"m for one micro-batch": m, "m is a float": isinstance(m, float)}
 
 
-@forgetting.scenario()
+# Whoever solves (1 − m)^k = 0 numerically gets as near as the rounding of the power allows.
+@forgetting.scenario(within={"m for a momentum of 1": 1e-3})
 def accumulated_often(impl, case):
-    return {"m": impl(case.number("momentum", 0.85, 0.97), case.choice([32, 64, 100]))}
+    m = impl(case.number("momentum", 0.85, 0.97), case.choice([32, 64, 100]))
+    return {"m": m, "m for a momentum of 1": impl(1.0, 2)}

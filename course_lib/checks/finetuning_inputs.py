@@ -72,9 +72,10 @@ def net(case):
 
 
 def mixed(case):
-    """Layers in different modes, and two parameters that were not trained before: one beta, one of another layer."""
+    """Layers in different modes, and three parameters that were not trained before: of one layer gamma, of another
+    beta, and one of no BatchNorm."""
     model = net(case)
-    model.stem.bn.eval()
+    model.stem.bn.eval().weight.requires_grad = False
     model.bn.bias.requires_grad = model.fc.bias.requires_grad = False
     return model
 

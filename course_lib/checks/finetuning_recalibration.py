@@ -123,11 +123,13 @@ def recalibrated_net(impl, case):
 
 @deep.scenario()
 def recalibrated_net_again(impl, case):
-    # The same answer from other batches, and for layers in eval mode whose parameters are not trained. One stays there.
+    # The same answer from other batches, and for layers that are not trained, in eval mode, or both. One stays there.
     model = net(case)
     model.bn = case.fill(_SteadyBatchNorm1d(4))
+    model.body.bn.eval()
+    model.bn.eval()
     for layer in (model.stem.bn, model.bn):
-        layer.eval().requires_grad_(False)
+        layer.requires_grad_(False)
     return _recalibrated(impl, model, list(maps(case, n=7).split([2, 2, 2, 1])))
 
 
@@ -156,7 +158,9 @@ def recalibrated_far_from_zero(impl, case):
     n = case.integer(256, 320)
     batch = case.draw((n, 3), 1e4 * case.uniform(0.9, 1.1, 3), (0.5, 0.8, 1.2))
     x = case.given_tensor(np.tile(batch, (2, 1)), "x")
-    return _recalibrated(impl, case.fill(seq(bn=nn.BatchNorm1d(3))), x.split(n))
+    found = _recalibrated(impl, case.fill(seq(bn=nn.BatchNorm1d(3))), x.split(n))
+    # Of which dtype they are is another question, and asked elsewhere.
+    return {name: value.float() for name, value in found.items()}
 
 
 rest = recalibrate.group("all in eval mode while it runs, and afterwards as before", points=0.75)
@@ -183,7 +187,8 @@ def recalibrated_rest(impl, case):
     model.training = False
     model.fc.weight.grad = torch.ones_like(model.fc.weight)
     model.bn.register_forward_pre_hook(lambda layer, args: None)
-    batches = list(maps(case, n=7).split([4, 3]))
+    model.bn.register_forward_hook(lambda layer, args, output: None)
+    batches, buffers = list(maps(case, n=7).split([4, 3])), list(model.buffers())
     returned = impl(model, batches)
     layers = (model.stem.bn, model.body.bn, model.bn)
     seen = {
@@ -192,6 +197,8 @@ def recalibrated_rest(impl, case):
         "trained parameters": trainable(model),
         "momentum": ", ".join(str(layer.momentum) for layer in layers),
         "batches counted": ", ".join(str(int(layer.num_batches_tracked)) for layer in layers),
+        # The very tensors: a part of the model may be used elsewhere, too.
+        "has the buffers it had": all(now is then for now, then in zip(model.buffers(), buffers, strict=True)),
         "gradients kept": ", ".join(name for name, p in model.named_parameters() if p.grad is not None),
         "gradients are recorded": torch.is_grad_enabled(),
         "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()),
@@ -214,16 +221,22 @@ def recalibrated_kinds_as_before(impl, case):
         module.momentum = case.number("momentum", 0.2, 0.9)
         module.num_batches_tracked.fill_(case.integer(3, 9))
     impl(model, list(maps(case, n=6, name="batches").split([4, 2])))
+    single = nn.BatchNorm1d(3, dtype=torch.float32)
+    impl(single, [torch.eye(3, dtype=torch.float32)])
     return {
         "layers in eval mode": in_eval(model),
         "momentum": ", ".join(str(module.momentum) for module in counting),
         "batches counted": ", ".join(str(int(module.num_batches_tracked)) for module in counting),
+        "dtypes of a float32 layer's buffers": ", ".join(str(buffer.dtype) for buffer in single.buffers()),
     }
 
 
 @rest.scenario()
 def recalibrated_reached(impl, case):
-    return _recalibrated(impl, case.fill(_Unreached()), list(drifting(case, 5).split([3, 2])))
+    with torch.no_grad():
+        found = _recalibrated(impl, case.fill(_Unreached()), list(drifting(case, 5).split([3, 2])))
+        recorded = torch.is_grad_enabled()
+    return {**found, "gradients are recorded where they were not": recorded}
 
 
 refused = recalibrate.group("data that can be read again; a layer that is called twice is refused", points=0.5)
@@ -246,6 +259,7 @@ def recalibrated_refusals(impl, case):
         "error for a layer in two places": raised(impl, seq(a=bn, act=nn.ReLU(), b=bn).eval(), [x]),
         "layers in eval mode after an error": f"{in_eval(model)}, {in_eval(twice)}",
         "hooks after an error": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in twice.modules()),
+        "statistics after an error": torch.cat([*statistics(model).values(), *statistics(twice).values()]),
         **_recalibrated(impl, case.fill(seq(bn=nn.BatchNorm1d(3))), [x]),
     }
 

@@ -59,10 +59,12 @@ def replaced_net(impl, case):
 def replaced_kinds(impl, case):
     model = net_of_kinds(case)
     model(maps(case))  # a lazy layer that does not know its channels cannot be copied
+    each = EachKind()
+    each.drop = None  # a child that has been taken out
     replaced = impl(seq(block=nn.ModuleDict({"a": nn.ModuleList([model])})), lambda bn: nn.Identity())
     return {
         "layers": _outline(replaced),
-        "layers of each kind": _outline(impl(EachKind(), lambda bn: nn.Identity())),
+        "layers of each kind": _outline(impl(each, lambda bn: nn.Identity())),
         "y": replaced.block["a"][0].eval()(maps(case)).detach(),
     }
 
@@ -79,8 +81,11 @@ def replaced_by_something_around(impl, case):
     model = mixed(case)
     model.stem.bn.eps, model.bn.momentum = 0.3, None
     model = impl(model, around)
+    # Of the old layers that are kept inside: whether the new ones take their mode is not asked.
+    kept = [name for name, module in model.named_modules() if name.endswith("inner") and not module.training]
     return {
         "layers": _outline(model.stem),
+        "layers in eval mode inside": ", ".join(kept),
         "layers that make is given: channels, eps, momentum, training, trained": ", ".join(sorted(given)),
         "y": model.eval()(maps(case)).detach(),
     }
@@ -102,14 +107,18 @@ def replaced_shared(impl, case):
     block = seq(linear=nn.Linear(3, 3), bn=nn.BatchNorm1d(3))
     model = seq(a=bn, one=linear, b=bn, inner=seq(again=bn, two=linear), left=block, right=block, tied=nn.Linear(3, 3))
     model.tied.weight = linear.weight
+    model.norm = nn.LayerNorm(3)
+    model.norm.weight = bn.weight
     x = drifting(case, 4)
     new, around = impl(case.fill(model), _Stand), impl(model, _Around)
+    inside = getattr(around.a, "inner", None)
     return {
         "one layer for a BatchNorm used twice in a row": new.a is new.b,
         "one layer for a BatchNorm used in two blocks": new.a is new.inner.again,
         "one linear layer": new.one is new.inner.two,
         "one block": new.left is new.right,
         "one tied weight": new.tied.weight is new.one.weight,
+        "one weight, tied to a layer that is kept inside": around.norm.weight is getattr(inside, "weight", None),
         "kinds": ", ".join(type(m).__name__ for m in (new.a, new.b, new.inner.again, new.right.bn)),
         "y": new.eval()(x).detach(),
         "y of layers with the old ones inside": around.eval()(x).detach(),

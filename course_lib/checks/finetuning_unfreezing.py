@@ -75,6 +75,7 @@ def unfrozen_after_eval(impl, case):
 def unfrozen_follows_train(impl, case):
     freezing, thawing = _pair(impl)
     model = mixed(case)
+    model.body.bn.momentum, model.bn.momentum = None, case.number("momentum", 0.3, 0.6)
     freezing(model)
     thawing(model)
     seen = {"layers in eval mode after train()": in_eval(model.train())}
@@ -120,13 +121,15 @@ again = unfreeze.group("twice is once; the same model; a copy has its own state"
 @again.scenario()
 def unfrozen_twice(impl, case):
     freezing, thawing = _pair(impl)
-    model = mixed(case)
+    model, beside = mixed(case), net(case)
     freezing(model)
     freezing(model)
+    freezing(beside)  # its layers have the same names
     same = thawing(model) is model
     # Evaluated after it was unfrozen: nothing is left to restore.
     model.eval()
-    thawing(model)
+    for each in (model, beside):
+        thawing(each)
     seen = {"returns the model it was given": same, "layers in eval mode": in_eval(model)}
     return {**seen, "trained parameters": trainable(model), "output": model(maps(case)).detach()}
 
@@ -178,7 +181,7 @@ def unfrozen_from_both_ways(impl, case):
 @again.scenario()
 def unfrozen_copy(impl, case):
     freezing, thawing = _pair(impl)
-    model = net(case)
+    model = mixed(case)
     freezing(model)
     twin = copy.deepcopy(model)
     thawing(twin)

@@ -49,8 +49,8 @@ def _ghost(name, change, hint, read, seen):
     return Misconception("finetuning.GhostBatchNorm", name, change, hint, read, seen)
 
 
-def _momentum(name, new, hint, read, seen):
-    change = ((_M, f"return {new}"),)
+def _momentum(name, new, hint, read, seen, *further):
+    change = ((_M, f"return {new}"), *further)
     return Misconception("finetuning.momentum_for_accumulation", name, change, hint, read, seen)
 
 
@@ -77,6 +77,7 @@ _TRAIN_OF_THIS_MODEL = """    def train(mode=True):
 _FIND = "batchnorm_layers(model, tracked=True).values()"
 _OVERRIDE = "layer.train = Always(nn.Module.train, layer, False)"
 _MODE = "        layer.train()\n"
+_BOUND = "layer.train = lambda mode=True, layer=layer: setattr(layer, 'training', False) or layer"
 _IF_AFFINE = "if affine:"
 _EACH_PARAMETER = "for parameter in layer.parameters():"
 _STOP = "parameter.requires_grad = False"
@@ -104,6 +105,7 @@ _COUNT = "n += count"
 _SET_MEAN = "layer.running_mean.copy_(mean)"
 _SET_VAR = "layer.running_var.copy_(m2 / (n - 1))"
 _MODES_BACK = "module.training = training"
+_RESTORE = "for buffer, value in saved:"
 # GhostBatchNorm
 _SUPER = "super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)"
 _IN_EVAL = "return super().forward(x)"
@@ -148,7 +150,12 @@ def _update_bn(model, batches):
     return model
 
 
-def _walk(*, start=copy.deepcopy, find=is_batchnorm, children=lambda m: list(m._modules.items()), root=True, deep=True):
+def _children(module):
+    """All children by name, also one that has two names. One that was taken out is None."""
+    return [(name, child) for name, child in module._modules.items() if child is not None]
+
+
+def _walk(*, start=copy.deepcopy, find=is_batchnorm, children=_children, root=True, deep=True):
     """Replacement as most people write it, a walk over the children: makes a new layer in every place."""
 
     def replace_batchnorm(model, make):
@@ -196,11 +203,28 @@ def _table_of_layers_only(model, make):
     model, made = copy.deepcopy(model), {}
 
     def walk(module):
-        for name, child in list(module._modules.items()):
+        for name, child in _children(module):
             if is_batchnorm(child):
                 made[child] = made[child] if child in made else make(child)
                 setattr(module, name, made[child])
             else:
+                walk(child)
+        return module
+
+    return make(model) if is_batchnorm(model) else walk(model)
+
+
+def _none_walked_into(model, make):
+    """Right but for children that were taken out."""
+    model, made, walked = copy.deepcopy(model), {}, set()
+
+    def walk(module):
+        walked.add(module)
+        for name, child in list(module._modules.items()):
+            if is_batchnorm(child):
+                made[child] = made[child] if child in made else make(child)
+                module._modules[name] = made[child]
+            elif child not in walked:
                 walk(child)
         return module
 
@@ -218,7 +242,7 @@ def _child_by_child(model, make):
         if not module._modules:
             return copy.deepcopy(module)
         new = copy.copy(module)
-        new._modules = {name: rebuilt(child) for name, child in module._modules.items()}
+        new._modules = {name: rebuilt(child) for name, child in _children(module)}
         return new
 
     return rebuilt(model)
@@ -287,6 +311,18 @@ MISCONCEPTIONS = [
         ((_OVERRIDE, "pass"), (_MODE, "        layer.training = False\n"), (_RETURN, _TRAIN_OF_THIS_MODEL)),
         "A copy that changes modes changes the original instead: what replaced its train remembers the model.",
         OVERRIDE, "an inner function set as the model's train",
+    ),
+    _freeze(
+        "layers_bound_to_the_original",
+        ((_OVERRIDE, _BOUND),),
+        "The train of a copied layer is still the original's: what replaced it remembers the layer it was made for.",
+        OVERRIDE, "a lambda or inner function set as the layer's train",
+    ),
+    _freeze(
+        "train_returns_nothing",
+        ((_OVERRIDE, "layer.train = lambda mode=True: None"), (_MODE, "        layer.training = False\n")),
+        "What replaced the layers' train returns nothing: train and eval return the module itself.",
+        OVERRIDE, "a function that does nothing set as the layer's train",
     ),
     _freeze(
         "all_parameters", ((_EACH_PARAMETER, "for parameter in model.parameters():"),),
@@ -372,6 +408,56 @@ MISCONCEPTIONS = [
         UNDOING, "undoing half of it",
     ),
     _unfreeze(
+        "gammas_for_both",
+        ((
+            _REMEMBER,
+            "layer.frozen_from = layer.training, dict.fromkeys(wanted, next(iter(wanted.values()), None))",
+        ),),
+        "beta got gamma's requires_grad back: each of the two has one of its own.",
+        UNDOING, "one saved flag for a layer, bn.weight.requires_grad",
+    ),
+    _unfreeze(
+        "remembered_by_name",
+        (
+            (_FIND, "(named := batchnorm_layers(model, tracked=True)).values()"),
+            (
+                _REMEMBER,
+                "layer.frozen_from = next(name for name, module in named.items() if module is layer)\n"
+                "            vars(freeze_batchnorm)[layer.frozen_from] = layer.training, wanted",
+            ),
+            (_RECALL, "training, wanted = vars(freeze_batchnorm)[layer.frozen_from]"),
+        ),
+        "The state is kept outside of the layers, by their names: those of another model have the same.",
+        UNDOING, "a dictionary from name to saved state",
+    ),
+    _unfreeze(
+        "remembered_on_parameters",
+        (
+            (
+                _REMEMBER,
+                "layer.frozen_from = layer.training, {}\n            for parameter in layer.parameters():\n"
+                "                parameter.wanted = parameter.requires_grad",
+            ),
+            (_WANTED_BACK, "parameter.requires_grad = getattr(parameter, 'wanted', True)"),
+        ),
+        "requires_grad was remembered on the parameters: a deep copy makes new ones, without such attributes.",
+        UNDOING, "an attribute set on a parameter",
+    ),
+    _unfreeze(
+        "momentum_left_at_zero", ((_OVERRIDE, f"{_OVERRIDE}\n        layer.momentum = 0.0"),),
+        "The momentum is still 0: the layers are in training mode again, and their statistics do not move.",
+        UNDOING, "momentum = 0 as one more way to freeze, and no way back",
+    ),
+    _unfreeze(
+        "default_momentum",
+        (
+            (_OVERRIDE, f"{_OVERRIDE}\n        layer.momentum = 0.0"),
+            (_MODE_BACK, f"{_MODE_BACK}\n            layer.momentum = 0.1"),
+        ),
+        "The momentum is 0.1 now, whatever it was before: every layer gets its own back.",
+        UNDOING, "momentum = 0 as one more way to freeze, and the default as its opposite",
+    ),
+    _unfreeze(
         "second_freeze_remembered", ((_FIRST_TIME, "if True:"),),
         "A second freeze remembers the frozen state: what counts is how the layer was before the first.",
         UNDOING, "saving the state at every call",
@@ -432,7 +518,7 @@ MISCONCEPTIONS = [
     ),
     _unfreeze(
         "bound_to_the_original",
-        ((_OVERRIDE, "layer.train = lambda mode=True, layer=layer: setattr(layer, 'training', False) or layer"),),
+        ((_OVERRIDE, _BOUND),),
         "A copy's override still works on the original: training the copy puts layers of the original into eval mode.",
         OVERRIDE, "a lambda or inner function set as the layer's train",
     ),
@@ -535,6 +621,39 @@ MISCONCEPTIONS = [
         LAYERWISE, "if m.training, taken over from bn update utilities",
     ),
     _recalibrate(
+        "untrained_layers_left_out",
+        ((
+            _EACH,
+            "for layer in [layer for layer in order if layer.weight is None or layer.weight.requires_grad]:",
+        ),),
+        "Layers whose gamma is not trained kept their old statistics: freezing stops training, not this call.",
+        LAYERWISE, "requires_grad, taken for a mark of what is frozen",
+    ),
+    _recalibrate(
+        "frozen_layers_left_out",
+        ((
+            _EACH,
+            "for layer in [m for m in order if dict(modes)[m] or all(p.requires_grad for p in m.parameters())]:",
+        ),),
+        "Layers in eval mode with nothing to train kept their old statistics: freezing stops training, not this call.",
+        LAYERWISE, "a test for frozen layers, to leave them as they are",
+    ),
+    _recalibrate(
+        "new_buffers",
+        (
+            (_SET_MEAN, "layer.running_mean = mean.to(layer.running_mean)"),
+            (_SET_VAR, "layer.running_var = (m2 / (n - 1)).to(layer.running_var)"),
+        ),
+        "The layers have got new buffers: write into those that they have, which others may hold, too.",
+        AS_BEFORE, "bn.running_mean = mean",
+    ),
+    _recalibrate(
+        "float64_buffers",
+        ((_SET_MEAN, "layer.running_mean = mean"), (_SET_VAR, "layer.running_var = m2 / (n - 1)")),
+        "The buffers are in float64 now: what is computed in it is written into those that the layers have.",
+        AS_BEFORE, "bn.running_mean = mean, after sums in float64",
+    ),
+    _recalibrate(
         "affine_reset",
         ((
             _EACH,
@@ -598,6 +717,12 @@ MISCONCEPTIONS = [
         ORDER, "hooks that never count",
     ),
     _recalibrate(
+        "refused_halfway",
+        ((_CALLED, "if called.count(layer) > 1 and len(hooks) == 1:"), (_RESTORE, "for buffer, value in ():")),
+        "A layer that is called twice is refused when it is its turn, and those before it have changed already.",
+        ORDER, "calls that are counted layer by layer",
+    ),
+    _recalibrate(
         "two_places_only",
         ((_CALLED, "if list(dict(model.named_modules(remove_duplicate=False)).values()).count(layer) > 1:"),),
         "A forward that calls one layer twice goes unnoticed: count the calls, not the names.",
@@ -650,6 +775,16 @@ MISCONCEPTIONS = [
         ),),
         "The samples that are left over joined the part before: they are a smaller virtual batch of their own.",
         SPLIT, "avoiding a small last part",
+    ),
+    _ghost(
+        "rest_not_counted",
+        ((
+            _GHOSTS,
+            "whole = len(x), self.virtual_batch_size\n        return torch.cat([normalise(part) if len(part) in whole "
+            f"else {_PLAIN.format('part')} for part in {_PARTS}])",
+        ),),
+        "The smaller last part is normalised, but the running statistics do not hear of it: it is an update as well.",
+        UPDATES, "a case of its own for the samples that are left over",
     ),
     _ghost(
         "rest_dropped", ((_PARTS, f"{_PARTS}[: max(1, len(x) // self.virtual_batch_size)]"),),
@@ -736,6 +871,27 @@ MISCONCEPTIONS = [
         UPDATES, "the other convention",
     ),
     _ghost(
+        "zero_and_none_taken_for_the_default", ((_SUPER, _SUPER.replace("momentum", "momentum or 0.1")),),
+        "A momentum of 0 or None becomes the default: with 0 the statistics stay, with None they average all parts.",
+        UPDATES, "momentum or 0.1",
+    ),
+    _ghost(
+        "none_taken_for_the_default",
+        ((_SUPER, _SUPER.replace("momentum", "0.1 if momentum is None else momentum")),),
+        "A momentum of None becomes the default: with it the statistics average all virtual batches.",
+        UPDATES, "a default that is put in for None",
+    ),
+    _ghost(
+        "counted_once",
+        ((
+            _GHOSTS,
+            f"y, counter = torch.cat([normalise(part) for part in {_PARTS}]), self.num_batches_tracked\n"
+            f"        if counter is not None:\n            counter -= len({_PARTS}) - 1\n        return y",
+        ),),
+        "num_batches_tracked counts batches: each virtual batch is an update, and counts.",
+        UPDATES, "one more at the beginning of forward, in layers written by hand",
+    ),
+    _ghost(
         "biased_running_var", _by_hand(running_var="var"),
         "running_var gets the biased variance: it keeps the unbiased one, over n − 1.",
         UPDATES, "one variance for both purposes, in layers written by hand",
@@ -817,6 +973,11 @@ MISCONCEPTIONS = [
         "This is right for one micro-batch more.",
         MOMENTUM, "counting the step itself as an update",
     ),
+    _momentum(
+        "no_logarithm_of_nothing", "1 - math.exp(math.log(1 - momentum) / micro_batches)",
+        "A momentum of 1 fails: nothing is kept, and nothing has no logarithm.",
+        MOMENTUM, "the equation solved with logarithms", ("if momentum == 1:", "if False:"),
+    ),
     # --- replace_batchnorm
     _replace(
         "one_two_three", ((_TO_REPLACE, _OF_RANKS),),
@@ -844,6 +1005,11 @@ MISCONCEPTIONS = [
         SHARED, "a table of layers, and none of the blocks",
     ),
     _replace(
+        "layer_copied_alone", ((_MADE, "make(copy.deepcopy(layer))"),),
+        "A layer was copied apart from its model: what the two have in common, they do not share in the copy.",
+        SHARED, "make(copy.deepcopy(bn)), wherever a layer is met",
+    ),
+    _replace(
         "child_by_child", _child_by_child,
         "Every module was copied by itself: what two places of the input share, they do not share in the copy.",
         SHARED, "rebuilding a model from copies of its children",
@@ -857,6 +1023,11 @@ MISCONCEPTIONS = [
         "second_name_left", _walk(children=lambda module: list(module.named_children())),
         "A layer under a second name was left: lists of children and modules name each one only once.",
         SHARED, "a walk over named_children()",
+    ),
+    _replace(
+        "none_walked_into", _none_walked_into,
+        "A child that was set to None is taken for a module: its name is still there, and nothing behind it.",
+        REPLACING, "a walk over module._modules",
     ),
     _replace(
         "on_top", _walk(deep=False),
@@ -949,8 +1120,8 @@ MISCONCEPTIONS = [
         "known_layers_only",
         ((
             _DECAYING,
-            "[p for m in model.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))"
-            " for p in m.parameters() if id(p) not in spared and any(p is q for q in trainable)]",
+            "[p for p in trainable if id(p) not in spared and id(p) in {id(q) for m in model.modules()"
+            " if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd)) for q in m.parameters()}]",
         ),),
         "Some parameters are in neither group: what is no convolution and no linear layer is trained too.",
         ONCE, "a loop over modules with a case for each known kind",
@@ -974,7 +1145,30 @@ MISCONCEPTIONS = [
         "listed_twice",
         ((_TRAINABLE, "[p for _, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]"),),
         "A parameter that is shared is listed twice: each one belongs in once.",
+        ONCE, "named_parameters(remove_duplicate=False)",
+    ),
+    _groups(
+        "tied_weight_twice",
+        ((_TRAINABLE, "[p for m in model.modules() for p in m.parameters(recurse=False) if p.requires_grad]"),),
+        "A tied weight is listed once for each module that has it: each parameter belongs in once.",
         ONCE, "collecting parameters module by module",
+    ),
+    _groups(
+        "last_use_decides",
+        ((
+            _OF_NORMS,
+            "set()\n    for m in model.modules():\n        for p in m.parameters(recurse=False):\n"
+            "            spared.discard(id(p))\n            if is_batchnorm(m) or isinstance(m, norms):\n"
+            "                spared.add(id(p))",
+        ),),
+        "The last use of a shared parameter decided: it is spared if one of its uses is.",
+        ONCE, "a dictionary from parameter to group, written in a loop over modules",
+    ),
+    _groups(
+        "sorted_by_name",
+        ((_TRAINABLE, "[p for _, p in sorted((n, p) for n, p in model.named_parameters() if p.requires_grad)]"),),
+        "The parameters are sorted by name: they come in the model's order, which an optimizer's saved state goes by.",
+        ONCE, "sorted sets of names, in training scripts for language models",
     ),
     _groups(
         "both_decay", ((_SECOND, _SECOND.replace("0.0", "weight_decay")),),

@@ -143,6 +143,16 @@ CLAUSES = [
         "frozen_without_affine: trained parameters, once affine is True",
         [(_LAYERS, f"[layer for layer in {_LAYERS} if not hasattr(layer, 'frozen_from')]")],
     ),
+    (
+        "freeze_batchnorm",
+        "affine=False trains nothing that is stopped already",
+        "frozen_without_affine: trained parameters, once it is False again",
+        [
+            ("if affine:", "if True:"),
+            ("for parameter in layer.parameters():", "for name, parameter in layer.named_parameters():"),
+            ("requires_grad = False", "requires_grad = layer.frozen_from[1][name] and not affine"),
+        ],
+    ),
     ("freeze_batchnorm", "in place", "frozen_in_place: output after freezing twice", "a_copy"),
     (
         "freeze_batchnorm",
@@ -196,6 +206,18 @@ CLAUSES = [
         "frozen_copy: layers of the original in eval mode",
         "bound_to_the_original",
     ),
+    (
+        "freeze_batchnorm",
+        "a copy is one of its own: the layers' train",
+        "frozen_copy: eval() of a layer of the copy returns",
+        "layers_bound_to_the_original",
+    ),
+    (
+        "freeze_batchnorm",
+        "train() is as ever, but for the mode",
+        "frozen_copy: eval() of a layer of the copy returns",
+        "train_returns_nothing",
+    ),
     ("unfreeze_batchnorm", "each layer's earlier mode", "unfrozen_modes: layers in eval mode", "always_train"),
     ("unfreeze_batchnorm", "each layer's, whatever the model's", "unfrozen_after_eval", "mode_of_the_model"),
     ("unfreeze_batchnorm", "every BN kind", "unfrozen_after_eval", "one_two_three"),
@@ -242,8 +264,21 @@ CLAUSES = [
         [(_MODE_BACK, f"{_MODE_BACK}\n            layer.train = Always(nn.Module.train, layer, True)")],
     ),
     ("unfreeze_batchnorm", "follows train() again", "unfrozen_follows_train", "still_frozen"),
+    (
+        "unfreeze_batchnorm",
+        "trains as ever again: the momentum",
+        "unfrozen_follows_train: bn.running_mean after a step",
+        "default_momentum",
+    ),
+    (
+        "unfreeze_batchnorm",
+        "trains as ever again: an average of all batches",
+        "unfrozen_follows_train: body.bn.running_var after a step",
+        "default_momentum",
+    ),
     ("unfreeze_batchnorm", "earlier requires_grad", "unfrozen_gradients: trained parameters", "never_trainable"),
     ("unfreeze_batchnorm", "each parameter's own", "unfrozen_gradients: trained parameters", "all_trainable"),
+    ("unfreeze_batchnorm", "each parameter's own: γ and β", "unfrozen_gradients", "gammas_for_both"),
     ("unfreeze_batchnorm", "after affine=False", "unfrozen_without_affine: trained parameters", "all_trainable"),
     (
         "unfreeze_batchnorm",
@@ -334,6 +369,18 @@ CLAUSES = [
     ("unfreeze_batchnorm", "a copy can be undone", "unfrozen_copy: of the copy", "remembered_elsewhere"),
     (
         "unfreeze_batchnorm",
+        "each layer's, whatever another model had",
+        "unfrozen_twice: trained parameters",
+        "remembered_by_name",
+    ),
+    (
+        "unfreeze_batchnorm",
+        "a copy can be undone: requires_grad",
+        "unfrozen_copy: trained parameters of the copy",
+        "remembered_on_parameters",
+    ),
+    (
+        "unfreeze_batchnorm",
         "a copy is one of its own",
         "unfrozen_copy: of the original, unfrozen after a copy was made",
         "bound_to_the_original",
@@ -365,6 +412,13 @@ CLAUSES = [
     ("recalibrate", "earlier BNs use their new buffers", "recalibrated_net: bn.running_var", "one_pass"),
     ("recalibrate", "does not depend on the split", "recalibrated_net_again", "training_mode"),
     ("recalibrate", "each BN, in eval mode too", "recalibrated_net_again", "eval_layers_left_out"),
+    (
+        "recalibrate",
+        "each BN, whether it is trained or not",
+        "recalibrated_net_again: stem.bn.running_mean",
+        "untrained_layers_left_out",
+    ),
+    ("recalibrate", "each BN, a frozen one too", "recalibrated_net_again: bn.running_mean", "frozen_layers_left_out"),
     ("recalibrate", "call order", "recalibrated_in_call_order", "definition_order"),
     ("recalibrate", "each BN, of every kind", "recalibrated_kinds", "one_two_three"),
     ("recalibrate", "everything in eval while running", "recalibrated_without_dropout", "dropout_active"),
@@ -398,6 +452,13 @@ CLAUSES = [
         [("for layer in list(order):", "for layer in layers.values():")],
     ),
     ("recalibrate", "in place", "recalibrated_rest", "a_copy"),
+    ("recalibrate", "in place: the buffers", "recalibrated_rest: has the buffers it had", "new_buffers"),
+    (
+        "recalibrate",
+        "in place: the buffers' dtype",
+        "recalibrated_kinds_as_before: dtypes of a float32 layer's buffers",
+        "float64_buffers",
+    ),
     ("recalibrate", "returns the model", "recalibrated_rest: returns the model it was given", "a_copy"),
     ("recalibrate", "weights as before", "recalibrated_rest: weights", "affine_reset"),
     ("recalibrate", "modes as before", "recalibrated_rest: layers in eval mode", "left_in_train"),
@@ -460,6 +521,18 @@ CLAUSES = [
     ),
     (
         "recalibrate",
+        "hooks of others as before, of the other kind too",
+        "recalibrated_rest: hooks",
+        [("handle.remove()", "handle.remove()\n            [layer._forward_hooks.clear() for layer in hooks]")],
+    ),
+    (
+        "recalibrate",
+        "the grad mode as before, off too",
+        "recalibrated_reached: gradients are recorded where they were not",
+        [(_RETURN, f"    torch.set_grad_enabled(True)\n{_RETURN}")],
+    ),
+    (
+        "recalibrate",
         "modes as before, after an error too",
         "recalibrated_refusals: layers in eval mode after an error",
         "left_in_eval_after_an_error",
@@ -474,6 +547,12 @@ CLAUSES = [
                 "        except IndexError:\n            pass\n        else:\n            for",
             )
         ],
+    ),
+    (
+        "recalibrate",
+        "statistics as before, after an error",
+        "recalibrated_refusals: statistics after an error",
+        "refused_halfway",
     ),
     ("recalibrate", "no history in the buffers", "recalibrated_rest", "with_history"),
     (
@@ -533,6 +612,14 @@ CLAUSES = [
         [(_SPLIT, "x.split(max(2, self.virtual_batch_size))")],
     ),
     ("GhostBatchNorm", "one EMA update per virtual batch", "ghost_updates: running_mean", "one_update"),
+    ("GhostBatchNorm", "one EMA update per virtual batch, a smaller one too", "ghost_updates", "rest_not_counted"),
+    ("GhostBatchNorm", "the output is as long as the input", "ghost_updates: samples that come out", "rest_dropped"),
+    (
+        "GhostBatchNorm",
+        "virtual batches are counted",
+        "ghost_updates: a counter, if there is one, counts parts",
+        "counted_once",
+    ),
     ("GhostBatchNorm", "in order", "ghost_updates", "reversed_updates"),
     ("GhostBatchNorm", "unbiased running_var", "ghost_updates: running_var", "biased_running_var"),
     ("GhostBatchNorm", "momentum is 0.1 by default", "ghost_updates_by_default", [("= 0.1,", "= 0.2,")]),
@@ -578,6 +665,12 @@ CLAUSES = [
         "eval as BatchNorm: gradients of γ",
         "ghost_in_eval: its dweight",
         _in_eval("torch.no_grad()(super().forward)(x)"),
+    ),
+    (
+        "GhostBatchNorm",
+        "eval as BatchNorm: the counter stays",
+        "ghost_in_eval: a counter, if there is one, stays",
+        _in_eval("(self.num_batches_tracked is None or self.num_batches_tracked.add_(1), super().forward(x))[1]"),
     ),
     ("GhostBatchNorm", "eval without statistics", "ghost_in_eval_without_statistics", "ghosts_in_eval"),
     ("GhostBatchNorm", "gradients through the statistics", "ghost_gradients: dx", "constant_statistics"),
@@ -626,6 +719,26 @@ CLAUSES = [
         [("return torch.cat([normalise(part)", "return torch.cat([normalise(part).double()")],
     ),
     ("GhostBatchNorm", "momentum, by its place", "ghost_arguments: running_var", "momentum_of_the_old"),
+    *(
+        ("GhostBatchNorm", f"momentum={momentum}", f"ghost_arguments: {buffer} of momentum={momentum}", mistake)
+        for buffer in ("running_mean", "running_var")
+        for momentum, mistake in (
+            ("0.0", "zero_and_none_taken_for_the_default"),
+            ("None", "none_taken_for_the_default"),
+        )
+    ),
+    (
+        "GhostBatchNorm",
+        "momentum=None: of all batches, not of one",
+        "ghost_arguments: running_mean of momentum=None",
+        [
+            (
+                "normalise = super().forward",
+                "normalise = super().forward\n"
+                "        self.num_batches_tracked is None or self.num_batches_tracked.zero_()",
+            )
+        ],
+    ),
     ("GhostBatchNorm", "affine", "ghost_arguments: parameters of affine=False", "affine_ignored"),
     (
         "GhostBatchNorm",
@@ -667,10 +780,18 @@ CLAUSES = [
         "accumulated_once",
         [("micro_batches: int)", "micro_batches: int, /)")],
     ),
-    ("momentum_for_accumulation", "large momentum, many updates", "accumulated_often", "divided"),
+    ("momentum_for_accumulation", "large momentum, many updates", "accumulated_often: m", "divided"),
+    ("momentum_for_accumulation", "everything forgotten", "accumulated_often", "no_logarithm_of_nothing"),
+    (
+        "momentum_for_accumulation",
+        "everything forgotten: a momentum of 1",
+        "accumulated_often: m for a momentum of 1",
+        [("return 1.0", "return 1.0 / micro_batches")],
+    ),
     ("replace_batchnorm", "every BN replaced", "replaced_net: y", "on_top"),
     ("replace_batchnorm", "nested right", "replaced_net: layers", "dotted_names"),
     ("replace_batchnorm", "every BN kind", "replaced_kinds: layers", "one_two_three"),
+    ("replace_batchnorm", "children that are None", "replaced_kinds", "none_walked_into"),
     ("replace_batchnorm", "by make(bn)", "replaced_by_something_around", "the_new_replaced_too"),
     ("replace_batchnorm", "every BN kind, of every rank", "replaced_kinds: layers of each kind", "one_two_three"),
     (
@@ -693,6 +814,12 @@ CLAUSES = [
     ),
     (
         "replace_batchnorm",
+        "what make keeps is as it was: mode",
+        "replaced_by_something_around: layers in eval mode inside",
+        [("made if layer.training else made.eval()", "made.train()")],
+    ),
+    (
+        "replace_batchnorm",
         "once per layer",
         f"replaced_by_something_around: {_GIVEN}",
         [(_MADE, f"({_MADE}, make(copy.deepcopy(layer)))[0]")],
@@ -708,6 +835,12 @@ CLAUSES = [
     ("replace_batchnorm", "shared: any layer", "replaced_shared: one linear layer", "child_by_child"),
     ("replace_batchnorm", "shared: a block", "replaced_shared: one block", "child_by_child"),
     ("replace_batchnorm", "shared: a weight", "replaced_shared: one tied weight", "child_by_child"),
+    (
+        "replace_batchnorm",
+        "shared: a weight of a layer that is kept inside",
+        "replaced_shared: one weight, tied to a layer that is kept inside",
+        "layer_copied_alone",
+    ),
     ("replace_batchnorm", "shared: replaced once", "replaced_shared", "visited_again"),
     ("replace_batchnorm", "a new model", "replaced_input: result is the input", "in_place"),
     ("replace_batchnorm", "input not changed", "replaced_input: layers of the input", "shallow_copy"),
@@ -807,7 +940,10 @@ CLAUSES = [
     ("weight_decay_groups", "the others decay", "decay_of_others: with decay", "known_layers_only"),
     ("weight_decay_groups", "trainable parameters only", "decay_of_trainable: listed", "frozen_included"),
     ("weight_decay_groups", "exactly once", "decay_of_shared: listed", "listed_twice"),
+    ("weight_decay_groups", "exactly once, a tied weight too", "decay_of_shared: listed", "tied_weight_twice"),
+    ("weight_decay_groups", "without decay if one of its uses is", "decay_of_norms: without", "last_use_decides"),
     ("weight_decay_groups", "first decay, then none", "decay_form", "order_swapped"),
+    ("weight_decay_groups", "in the model's order", "decay_form: in the model's order", "sorted_by_name"),
     ("weight_decay_groups", "none is 0", "decay_form: decay of the second group", "both_decay"),
 ]
 

@@ -465,7 +465,7 @@ class FromScratch(nn.Module):
     ):
         super().__init__()
         self.size, self.eps, self.momentum = virtual_batch_size, eps, momentum
-        self.affine, self.track = affine, track_running_stats
+        self.affine, self.track, self.updates = affine, track_running_stats, 0
         if affine:
             self.weight = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
             self.bias = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype))
@@ -490,9 +490,11 @@ class FromScratch(nn.Module):
             mean, var = part.mean(dims), part.var(dims, unbiased=False)
             if self.track:
                 n = part.numel() / part.shape[1]
+                self.updates += 1
+                momentum = 1 / self.updates if self.momentum is None else self.momentum
                 with torch.no_grad():
-                    self.running_mean += self.momentum * (mean - self.running_mean)
-                    self.running_var += self.momentum * (var * n / (n - 1) - self.running_var)
+                    self.running_mean += momentum * (mean - self.running_mean)
+                    self.running_var += momentum * (var * n / (n - 1) - self.running_var)
             out.append(self.normalised(part, mean, var))
         return torch.cat(out, 0)
 
@@ -524,13 +526,15 @@ class Functional(nn.Module):
     def forward(self, x):
         eps, momentum = self.options
         everything = self.running_mean, self.running_var, self.weight, self.bias
+        averages, momentum = momentum is None, momentum or 0.0
         if self.training:
             y = torch.empty_like(x)
             for start in range(0, x.shape[0], self.virtual_batch_size):
                 part = slice(start, start + self.virtual_batch_size)
-                y[part] = F.batch_norm(x[part], *everything, True, momentum, eps)
                 if self.num_batches_tracked is not None:
                     self.num_batches_tracked += 1
+                    momentum = 1 / self.num_batches_tracked.item() if averages else momentum
+                y[part] = F.batch_norm(x[part], *everything, True, momentum, eps)
             return y
         return F.batch_norm(x, *everything, self.running_mean is None, momentum, eps)
 
@@ -562,7 +566,9 @@ def kth_root(momentum, micro_batches):
 
 @right("momentum_for_accumulation")
 def logarithms(momentum, micro_batches):
-    return 1 - math.exp(math.log(1 - momentum) / micro_batches)
+    # The logarithm of what is kept, of nothing too.
+    kept = math.log(1 - momentum) if momentum < 1 else -math.inf
+    return 1 - math.exp(kept / micro_batches)
 
 
 @right("momentum_for_accumulation")

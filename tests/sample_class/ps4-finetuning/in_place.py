@@ -4,7 +4,7 @@ def replace_batchnorm(model, make):
     for name, child in model._modules.items():
         if is_batchnorm(child):
             setattr(model, name, make(child))
-        else:
+        elif child is not None:
             replace_batchnorm(child, make)
     return make(model) if is_batchnorm(model) else model
 

@@ -94,7 +94,7 @@ class GhostBatchNorm(nn.Module):
     def __init__(self, num_features, virtual_batch_size, eps=1e-5, momentum=0.1, affine=True,
                  track_running_stats=True, device=None, dtype=None):
         super().__init__()
-        self.virtual_batch_size, self.eps, self.momentum = virtual_batch_size, eps, momentum
+        self.virtual_batch_size, self.eps, self.momentum, self.seen = virtual_batch_size, eps, momentum, 0
         make = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.ones(num_features, **make)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_features, **make)) if affine else None
@@ -112,9 +112,11 @@ class GhostBatchNorm(nn.Module):
         n = x.numel() / x.shape[1]
         mean, var = x.mean(axes), x.var(axes, correction=0)
         if self.training and self.running_mean is not None:
+            self.seen += 1
+            m = 1 / self.seen if self.momentum is None else self.momentum
             with torch.no_grad():
-                self.running_mean.mul_(1 - self.momentum).add_(mean, alpha=self.momentum)
-                self.running_var.mul_(1 - self.momentum).add_(var, alpha=self.momentum * n / (n - 1))
+                self.running_mean.mul_(1 - m).add_(mean, alpha=m)
+                self.running_var.mul_(1 - m).add_(var, alpha=m * n / (n - 1))
         return self.apply_to(x, mean, var)
 
     def apply_to(self, x, mean, var):
@@ -124,6 +126,8 @@ class GhostBatchNorm(nn.Module):
 
 # %% momentum-for-accumulation
 def momentum_for_accumulation(momentum, micro_batches):
+    if momentum == 1:  # nothing is kept, and nothing has no logarithm
+        return 1.0
     kept = math.exp(math.log(1 - momentum) / micro_batches)
     return 1 - kept
 
