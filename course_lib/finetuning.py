@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-from course_lib.running_stats import has_own_forward, is_batchnorm
+from course_lib.running_stats import expect_initialized, has_own_forward, is_batchnorm
 from course_lib.shapes import expect_number, expect_tensor
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "FrozenBatchNorm",
     "GhostBatchNorm",
     "batchnorm_layers",
+    "deepcopy_memo",
     "freeze_batchnorm",
     "momentum_for_accumulation",
     "recalibrate",
@@ -79,6 +80,31 @@ def batchnorm_layers(model: nn.Module, *, tracked: bool = False) -> dict[str, nn
                 "them it uses the batch's own in eval mode too; make it with track_running_stats=True"
             )
     return layers
+
+
+def deepcopy_memo(model: nn.Module) -> dict[int, Tensor]:
+    """What `copy.deepcopy` has to be told to copy any model: copies of the tensors that it refuses.
+
+    Those are tensors with a history, such as the weights that `torch.nn.utils.weight_norm` and `spectral_norm` compute.
+
+    Args:
+        model: any module.
+
+    Returns:
+        A dict from the id of each such tensor to its copy, without history.
+
+    Raises:
+        ValueError: a lazy layer that has seen no batch, of which there is nothing to copy.
+
+    Example:
+        >>> layer = nn.utils.spectral_norm(nn.Linear(2, 3))
+        >>> _ = layer(torch.ones(1, 2))
+        >>> torch.equal(copy.deepcopy(layer, deepcopy_memo(layer)).weight, layer.weight)
+        True
+    """
+    expect_initialized(model)
+    held = [value for module in model.modules() for value in vars(module).values()]
+    return {id(v): v.detach().clone() for v in held if isinstance(v, Tensor) and v.grad_fn is not None}
 
 
 def freeze_batchnorm(model: nn.Module, affine: bool = True) -> nn.Module:
@@ -365,7 +391,7 @@ def replace_batchnorm(model: nn.Module, make: Callable[[nn.Module], nn.Module]) 
         A new model, or the replacement of `model` itself.
 
     Raises:
-        ValueError: no BatchNorm layer in the model; `make` returns no module.
+        ValueError: no BatchNorm layer in the model; a lazy layer that has seen no batch; `make` returns no module.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
@@ -374,7 +400,7 @@ def replace_batchnorm(model: nn.Module, make: Callable[[nn.Module], nn.Module]) 
     """
     # deepcopy takes what its memo holds for the copy of an object: wherever a layer is referred to, its
     # replacement comes in.
-    memo = {}
+    memo = deepcopy_memo(model)
     for layer in batchnorm_layers(model).values():
         made = make(copy.deepcopy(layer, memo))
         if not isinstance(made, nn.Module):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from course_lib.running_stats import expect_initialized
+from course_lib.finetuning import deepcopy_memo
 
 __all__ = ["difference", "reproducible", "trace_layers", "twin"]
 
@@ -30,9 +30,8 @@ def twin(model: nn.Module) -> nn.Module:
         >>> twin(model).weight is model.weight
         False
     """
-    expect_initialized(model)
+    made = deepcopy_memo(model)
     held = [value for module in model.modules() for value in vars(module).values()]
-    made = {id(v): v.detach().clone() for v in held if isinstance(v, Tensor) and v.grad_fn is not None}
     # Every module has ten tables of hooks, nearly always empty: copying those takes longer than copying the tensors.
     made |= {id(v): type(v)() for v in held if type(v) in (dict, OrderedDict) and not v}
     return copy.deepcopy(model, made)

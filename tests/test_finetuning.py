@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -624,6 +625,17 @@ def test_tied_weights_stay_tied():
     assert replaced[1].bias is replaced[0].bias
 
 
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_a_model_that_holds_computed_tensors_is_copied(norm):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model = nn.Sequential(norm(nn.Linear(3, 3)), nn.BatchNorm1d(3))
+    x = drawn(4, 3)
+    model(x)  # leaves a computed weight behind, which deepcopy refuses
+    replaced = replace_batchnorm(model, lambda bn: nn.Identity()).eval()
+    torch.testing.assert_close(replaced(x), model.eval()[0](x))
+
+
 def test_a_root_that_is_a_batchnorm_is_replaced():
     assert isinstance(replace_batchnorm(nn.BatchNorm2d(4), to_group), nn.GroupNorm)
 
@@ -647,6 +659,14 @@ def test_the_rest_of_the_model_still_computes_the_same(device):
 def test_make_that_returns_no_module_is_refused():
     with pytest.raises(ValueError, match=r"expected make to return a module for BatchNorm2d.*, got NoneType"):
         replace_batchnorm(net(), lambda bn: None)
+
+
+def test_replacing_in_a_lazy_model_is_refused_until_it_knows_its_shapes():
+    model = nn.Sequential(nn.LazyLinear(4), nn.BatchNorm1d(4))
+    with pytest.raises(ValueError, match=r"got '0\.weight' without: run one batch first"):
+        replace_batchnorm(model, to_group)
+    model(drawn(2, 3))
+    replace_batchnorm(model, to_group)
 
 
 def test_replacing_in_a_model_without_batchnorm_is_refused():

@@ -848,13 +848,13 @@ CLAUSES = [
         "replace_batchnorm",
         "input not changed: modes",
         "replaced_input: modules of the input in eval mode",
-        [("    memo = {}", "    memo = {}\n    model.eval()")],
+        [("    memo = deepcopy_memo(model)", "    memo = deepcopy_memo(model)\n    model.eval()")],
     ),
     (
         "replace_batchnorm",
         "input not changed: requires_grad",
         "replaced_input: trained parameters of the input",
-        [("    memo = {}", "    memo = {}\n    model.requires_grad_(True)")],
+        [("    memo = deepcopy_memo(model)", "    memo = deepcopy_memo(model)\n    model.requires_grad_(True)")],
     ),
     (
         "replace_batchnorm",
