@@ -9,7 +9,7 @@ from torch import nn
 
 from course_lib.checks.piece import WrongReturn
 
-__all__ = ["HALVES", "differing_sizes", "expect_module", "norm", "run", "watch"]
+__all__ = ["HALVES", "both_signs", "differing_sizes", "expect_module", "norm", "run", "watch"]
 
 #: Names of the short dtypes. Each is asked about for every seed: they do not have the same operations.
 HALVES = ("float16", "bfloat16")
@@ -19,7 +19,15 @@ def norm(case, channels, rank, *, dtype=None, **options):
     """A BatchNorm in eval mode with drawn statistics, for `rank` spatial axes."""
     kind = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[rank]
     bn = kind(channels, eps=case.number("eps", 0.2, 0.9), **options)
-    return case.fill(bn, dtype=dtype).eval()
+    return both_signs(case.fill(bn, dtype=dtype)).eval()
+
+
+def both_signs(bn):
+    """The BatchNorm with every other γ, the first one's too, turned negative: training leaves some of them so."""
+    if bn.weight is not None:
+        with torch.no_grad():
+            bn.weight[::2].neg_()
+    return bn
 
 
 def differing_sizes(case, *low):

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from course_lib.checks.fusion_inputs import both_signs
+
 __all__ = [
     "flat_model",
     "gated_model",
@@ -221,7 +223,7 @@ def _chain(case, parts, *, first=(), last=(), kind=Chain):
     case.fill(model).eval()
     for module in model.modules():
         if isinstance(module, _BatchNorm):
-            module.eps = float(case.uniform(0.2, 0.9))
+            both_signs(module).eps = float(case.uniform(0.2, 0.9))
         if isinstance(module, Part) and module.moves:
             module.norm.train()
     return model
@@ -248,7 +250,9 @@ def small_model(case):
 def flat_model(case):
     """(model, channels): a pair without a parent of its own, and nothing of it is trained."""
     c = case.integer(2, 3)
-    return case.fill(nn.Sequential(_conv(c), nn.BatchNorm2d(c, eps=0.3))).eval().requires_grad_(False), c
+    model = case.fill(nn.Sequential(_conv(c), nn.BatchNorm2d(c, eps=0.3))).eval().requires_grad_(False)
+    both_signs(model[1])
+    return model, c
 
 
 def illegal_model(case):

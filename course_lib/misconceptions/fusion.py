@@ -118,6 +118,7 @@ _EPS_FORGOTTEN = ((_INVSTD, "bn.running_var.double().rsqrt()"),)
 _EPS_IGNORED = ((_INVSTD, "(bn.running_var.double() + 1e-5).rsqrt()"),)
 _EPS_OUTSIDE = ((_INVSTD, "1 / (bn.running_var.double().sqrt() + bn.eps)"),)
 _NO_GAMMA = ((_GAMMA, "pass"),)
+_GAMMA_ABSOLUTE = ((_GAMMA, "scale = scale * bn.weight.double().abs()"),)
 _NO_BETA = ((_BETA, "pass"),)
 _BIAS_UNSCALED = ((_BIAS, "shift = shift + bias.double()"),)
 _BIAS_DROPPED = ((_BIAS, "pass"),)
@@ -145,6 +146,11 @@ _HANDED_ON = {
         _NO_GAMMA,
         "γ is not in the slope: besides dividing by the standard deviation, the layer multiplies by its weight.",
         FOLDING, "derivations that stop at x̂",
+    ),
+    "gamma_absolute": (
+        _GAMMA_ABSOLUTE,
+        "γ has lost its sign: it may be negative, and then the layer turns the channel over.",
+        AFFINE, "√(γ² / (var + eps)), and variants of BatchNorm that use |γ|",
     ),
     "beta_forgotten": (
         _NO_BETA,
@@ -418,6 +424,16 @@ MISCONCEPTIONS = [
         GROUPS, "torch.nn.utils.fusion, which fails on them",
     ),
     _fold(
+        "transposed_guessed", (("if transposed:", "if transposed and len(weight) != channels:"),),
+        "The axis of the output channels is guessed from its length: the two may be equally long, so go by transposed.",
+        AXIS, "comparing weight.shape with num_features",
+    ),
+    _fold(
+        "slope_rounded", (("    shift = -bn", "    scale = scale.to(weight.dtype)\n    shift = -bn"),),
+        "The slope is rounded to the layer's dtype before it multiplies: keep float64 up to the two results.",
+        ROUNDED, "factors cast to the weight's dtype, because the product has to have it",
+    ),
+    _fold(
         "computed_in_own_dtype",
         (
             (_INVSTD, "(bn.running_var + bn.eps).rsqrt()"),
@@ -427,7 +443,7 @@ MISCONCEPTIONS = [
             (_BETA, "shift = shift + bn.bias"),
             (_FOLDED, "(weight * wide).to(weight.dtype)"),
         ),
-        "Large products are rounded before they cancel: compute in float64 and round once, at the end.",
+        "Something is rounded before large terms cancel: compute in float64 from the start, round once, at the end.",
         ROUNDED, "most recipes, torch.nn.utils.fusion too",
     ),
     _fold(
@@ -467,7 +483,8 @@ MISCONCEPTIONS = [
     # --- fuse_conv_bn
     *_handed_on(
         _conv, "fusion.fuse_conv_bn", "eps_forgotten", "eps_ignored", "eps_outside_root", "gamma_forgotten",
-        "beta_forgotten", "bias_not_scaled", "bias_dropped", "affine_required", "bias_required", "groups_tiled",
+        "gamma_absolute", "beta_forgotten", "bias_not_scaled", "bias_dropped", "affine_required", "bias_required",
+        "groups_tiled",
     ),
     *_pairs(_conv, "conv", _NEW_BIAS),
     _conv(
@@ -513,7 +530,7 @@ MISCONCEPTIONS = [
     # --- fuse_linear_bn
     *_handed_on(
         _linear, "fusion.fuse_linear_bn", "eps_forgotten", "eps_ignored", "eps_outside_root", "gamma_forgotten",
-        "beta_forgotten", "bias_not_scaled", "bias_dropped", "affine_required", "bias_required",
+        "gamma_absolute", "beta_forgotten", "bias_not_scaled", "bias_dropped", "affine_required", "bias_required",
     ),
     *_pairs(_linear, "linear", _NEW_LINEAR_BIAS),
     _linear(

@@ -45,6 +45,7 @@ def _refused_otherwise(condition, layer):
 _ON_THE_CPU = [("return fused", "return fused.to_empty(device='cpu') if fused.weight.is_meta else fused")]
 CLAUSES = [
     ("fold_batchnorm", "the slope multiplies the weight", "fold_into_linear: weight", "gamma_forgotten"),
+    ("fold_batchnorm", "γ with its sign", "fold_into_linear: weight", "gamma_absolute"),
     ("fold_batchnorm", "the shift moves the bias", "fold_into_linear: bias", "mean_added"),
     ("fold_batchnorm", "the layer's own eps, inside the root", "fold_into_linear: weight", "eps_outside_root"),
     (
@@ -69,6 +70,18 @@ CLAUSES = [
         ],
     ),
     ("fold_batchnorm", "transposed", "fold_into_transposed", "transposed_as_ordinary"),
+    (
+        "fold_batchnorm",
+        "transposed: the flag says so, not the sizes",
+        "fold_into_transposed: weight in 2d",
+        "transposed_guessed",
+    ),
+    (
+        "fold_batchnorm",
+        "not transposed: the flag says so, not the sizes",
+        "fold_into_linear: weight",
+        [("if transposed:", "if transposed or weight.shape[1] == channels:")],
+    ),
     (
         "fold_batchnorm",
         "transposed: 1d, 2d and 3d",
@@ -100,6 +113,34 @@ CLAUSES = [
         [("transposed: bool = False, groups: int = 1", "groups: int = 1, transposed: bool = False")],
     ),
     ("fold_batchnorm", "computed in float64", "fold_large_bias: bias", "computed_in_own_dtype"),
+    ("fold_batchnorm", "β, and it is large", "fold_large_bias: bias, roughly", "beta_forgotten"),
+    *(
+        ("fold_batchnorm", f"computed in float64: {words}", "fold_large_bias: bias", [change])
+        for words, change in {
+            "var + eps": ("(bn.running_var.double() + bn.eps)", "(bn.running_var + bn.eps).double()"),
+            "the root": (
+                "(bn.running_var.double() + bn.eps).rsqrt()",
+                "(bn.running_var + bn.eps).rsqrt().double()",
+            ),
+            "the slope": ("shift = -bn.running_mean", "scale = scale.float()\n    shift = -bn.running_mean"),
+            "the sum": (
+                "    if bn.bias is not None:",
+                "    shift = shift.to(weight.dtype).double()\n    if bn.bias is not None:",
+            ),
+        }.items()
+    ),
+    (
+        "fold_batchnorm",
+        "rounded once: slope of the bias",
+        "fold_in_half_precision: bias of float16",
+        "slope_rounded",
+    ),
+    (
+        "fold_batchnorm",
+        "rounded once: the slope of the weight",
+        "fold_in_half_precision: weight of float16 with a tiny slope",
+        [("(weight.double() * wide).to(weight.dtype)", "weight * wide.to(weight.dtype)")],
+    ),
     ("fold_batchnorm", "statistics as given", "fold_in_half_precision: bias of float16", "statistics_in_half"),
     (
         "fold_batchnorm",
