@@ -110,7 +110,7 @@ backwards = conv_bn.group("transposed convolutions, with groups and output paddi
 def conv_transposed(impl, case):
     def with_rank(rank):
         inputs, outputs = differing_sizes(case, 2, 3)
-        how = {"stride": (2, 2, 2), "padding": (1, 1, 1), "output_padding": (1, 1, 1), "dilation": (2, 1, 2)}
+        how = {"stride": (2, 1, 2), "padding": (1, 2, 0), "output_padding": (1, 0, 1), "dilation": (2, 1, 2)}
         how = {name: values[:rank] for name, values in how.items()}
         layer = case.fill(_TRANSPOSED[rank](inputs, outputs, 3, **how))
         return _fused(impl, case, layer, norm(case, outputs, rank), (2, inputs, 3, 4, 2)[: rank + 2], f" in {rank}d")
@@ -136,14 +136,19 @@ fresh = conv_bn.group("a new module, on the same device, in the same dtype; both
 
 
 def _as_it_was(impl, case, layer, bn, shape, words=""):
-    """y of the fused layer, and whether the two it came from still are what they were."""
+    """y of the fused layer, what of it would be saved, and whether the two it came from still are what they were."""
     changed = watch(layer=layer, bn=bn)
     fused = expect_module(impl(layer, bn)).eval()
     y = run(fused, case.tensor(shape))
+    kept = {name.rpartition(".")[2] for name in fused.state_dict()}
     with torch.no_grad():
         for parameter in fused.parameters():
             parameter.zero_()
-    return {f"y{words}": y, f"inputs changed{words}": ", ".join(changed())}
+    return {
+        f"y{words}": y,
+        f"in its state_dict{words}": ", ".join(name for name in ("weight", "bias") if name in kept),
+        f"inputs changed{words}": ", ".join(changed()),
+    }
 
 
 def _kept(impl, case, make):

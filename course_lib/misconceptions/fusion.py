@@ -212,6 +212,11 @@ def _pairs(make, layer, bias):
             FOLDING, "recipes that move the bias only",
         ),
         make(
+            "bias_no_parameter", ((bias, "del fused.bias\n    fused.bias = bias"),),
+            "The new bias is a tensor and no Parameter: it is neither saved with the layer nor moved along with it.",
+            SAME, "del layer.bias; layer.bias = bias, once PyTorch has refused a tensor in a Parameter's place",
+        ),
+        make(
             "layer_overwritten", ((f"fused = copy.deepcopy({layer})", f"fused = {layer}"),),
             "The given layer itself gets the new weight and bias: whoever called still needs it, make a new one.",
             SAME, "conv.weight.data = …, as in most recipes",
@@ -223,7 +228,7 @@ def _pairs(make, layer, bias):
         ),
         make(
             "float32_made", (("return fused", "return fused.float()"),),
-            "The new layer is in float32 whatever the old one was: keep the dtype of the layer that came in.",
+            "New numbers are in float32 whatever the old layer was in: keep the dtype of the layer that came in.",
             SAME, "nn.Conv2d(…) and nn.Linear(…) without a dtype",
         ),
         make(

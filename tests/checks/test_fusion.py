@@ -261,6 +261,18 @@ CLAUSES = [
     ("fuse_conv_bn", "groups kept", "conv_groups: y, one channel each", "groups_dropped"),
     ("fuse_conv_bn", "transposed", "conv_transposed: y in 2d", "transposed_not_passed"),
     ("fuse_conv_bn", "output padding kept", "conv_transposed: y in 1d", "output_padding_dropped"),
+    (
+        "fuse_conv_bn",
+        "output padding kept, axis by axis",
+        "conv_transposed: y in 2d",
+        [
+            (
+                "return fused",
+                "if conv.transposed:\n"
+                "        fused.output_padding = conv.output_padding[:1] * len(conv.stride)\n    return fused",
+            )
+        ],
+    ),
     *(
         (
             "fuse_conv_bn",
@@ -286,6 +298,8 @@ CLAUSES = [
         for rank in (2, 3)
     ),
     ("fuse_conv_bn", "transposed, 3d", "conv_transposed: y in 3d", _SHIFTED),
+    ("fuse_conv_bn", "the bias is saved", "conv_layers_untouched: in its state_dict", "bias_no_parameter"),
+    ("fuse_conv_bn", "γ with its sign", "conv_1d: y", "gamma_absolute"),
     ("fuse_conv_bn", "inputs not changed", "conv_layers_untouched: inputs changed", "layer_overwritten"),
     ("fuse_conv_bn", "gradients and requires_grad stay", "conv_layers_untouched: inputs changed", _FROZEN),
     (
@@ -405,6 +419,8 @@ CLAUSES = [
     ("fuse_linear_bn", "affine=False", "linear_without_some: y without affine", "bias_not_moved"),
     ("fuse_linear_bn", "affine=False, no bias", "linear_without_some", "affine_required"),
     ("fuse_linear_bn", "the bias moves", "linear_layers_untouched: y", "bias_not_moved"),
+    ("fuse_linear_bn", "γ with its sign", "linear_with_bias: y", "gamma_absolute"),
+    ("fuse_linear_bn", "the bias is saved", "linear_layers_untouched: in its state_dict", "bias_no_parameter"),
     ("fuse_linear_bn", "what may be fused is", "linear_refusals: y", "bias_not_moved"),
     ("fuse_linear_bn", "gradients and requires_grad stay", "linear_layers_untouched: inputs changed", _FROZEN_LINEAR),
     (
