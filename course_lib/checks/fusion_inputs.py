@@ -55,6 +55,8 @@ def watch(**modules):
 def _state(module):
     tensors = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     modes = {f"mode of {name or 'it'}": part.training for name, part in module.named_modules()}
+    for name, part in module.named_modules():
+        modes[f"hooks of {name or 'it'}"] = len(part._forward_hooks) + len(part._forward_pre_hooks)
     for name, parameter in module.named_parameters():
         modes[f"requires_grad of {name}"], modes[f"gradient of {name}"] = parameter.requires_grad, parameter.grad
     return {**tensors, **modes, "its layers": repr(module)}

@@ -16,6 +16,7 @@ __all__ = [
     "illegal_model",
     "images",
     "legal_model",
+    "returned_model",
     "rows_model",
     "sequence_model",
     "shared_model",
@@ -279,6 +280,23 @@ def shared_model(case):
     c = case.integer(2, 3)
     parts = [_plain(c), _one_conv_twice(c), _one_norm_twice(c), _pair_thrice(c), _elsewhere(c), _two_norms(c)]
     return _chain(case, parts), c
+
+
+def returned_model(case):
+    """(model, channels): the convolution's output is what the model returns, and nobody takes the BatchNorm's.
+
+    The model returns a single tensor, as all others here do.
+    """
+
+    def forward(m, x):
+        y = m.conv(x)
+        m.norm(y)
+        return y
+
+    c = case.integer(2, 3)
+    model = case.fill(Part(forward, conv=_conv(c), norm=nn.BatchNorm2d(c, eps=0.3))).eval()
+    both_signs(model.norm)
+    return model, c
 
 
 def gated_model(case):

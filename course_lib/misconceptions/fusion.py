@@ -287,6 +287,9 @@ _PAIR_AGAIN = (
     ("if calls[source.target] > 1:", "if calls[source.target] > calls[node.target]:"),
 )
 _USERS_IGNORED = (("if len(source.users) > 1:", "if len(source.users) > 9:"),)
+_RETURNED_IGNORED = (
+    ("if len(source.users) > 1:", "if sum(user.op != 'output' for user in source.users) > 1:"),
+)
 _RANK_IGNORED = (
     ("if run.env[source].dim() != rank:", "if rank == 0:"),
     ('return "fused" if gap <= TOLERANCE else', 'return "fused" if gap is not None else'),
@@ -596,6 +599,11 @@ MISCONCEPTIONS = [
         ELSEWHERE, "residual connections around a BatchNorm",
     ),
     _report(
+        "returned_ignored", _RETURNED_IGNORED,
+        "The layer's output is what the model returns: whoever calls the model uses it, so leave the pair alone.",
+        ELSEWHERE, "counting the layers that take an output, and not the model's own",
+    ),
+    _report(
         "rank_ignored", _RANK_IGNORED,
         "A linear layer on (N, L, features) is called fused: its features are last, BatchNorm's channels on axis 1.",
         SEQUENCES, "torch.fx.experimental.optimization",
@@ -687,6 +695,12 @@ MISCONCEPTIONS = [
         SAME, "model(example) to see the shapes",
     ),
     _report(
+        "hooks_left",
+        ((_ARGS, f"[module.register_forward_hook(lambda *_: None) for module in model.modules()]\n    {_ARGS}"),),
+        "Hooks that watched the forward pass are still on the given model: remove them, or put them on a copy.",
+        SAME, "register_forward_hook, whose handle nobody keeps",
+    ),
+    _report(
         "model_put_into_eval", ((_ARGS, f"model.eval()\n    {_ARGS}"),),
         "The given model is put into eval mode: its modes are the caller's, and a layer in training mode has to stay.",
         SAME, "a helpful .eval() at the top",
@@ -753,6 +767,11 @@ MISCONCEPTIONS = [
         ELSEWHERE, "residual connections around a BatchNorm",
     ),
     _fuse(
+        "returned_ignored", _fuse_on(_RETURNED_IGNORED),
+        "A layer whose output the model returns was changed: whoever calls the model now gets normalised values.",
+        ELSEWHERE, "counting the layers that take an output, and not the model's own",
+    ),
+    _fuse(
         "rank_ignored", _fuse_on(_RANK_IGNORED),
         "A linear layer on (N, L, features) was fused: its features are last, BatchNorm's channels on axis 1.",
         SEQUENCES, "torch.fx.experimental.optimization",
@@ -804,6 +823,22 @@ MISCONCEPTIONS = [
         "model_run", (("want = twin(model)(*args)", "want = model(*args)"),),
         "The given model itself is run on the example: a layer in training mode moves its running statistics.",
         SAME, "comparing with the original, which is not in eval mode throughout",
+    ),
+    _fuse(
+        "result_run", (("got = twin(fused)(*args)", "got = fused(*args)"),),
+        "The new model is run on the example before it is handed out: a layer in training mode has moved on by then.",
+        SAME, "comparing with the result itself, which is not in eval mode throughout",
+    ),
+    _fuse(
+        "layers_shared",
+        (
+            (
+                "fused = trace_layers(model, args, is_layer)",
+                "fused = fx.GraphModule(model, trace_layers(model, args, is_layer).graph)",
+            ),
+        ),
+        "The new model holds layers of the given one: whatever one of them learns or measures, the other has as well.",
+        SAME, "fx.symbolic_trace(model), which copies no layer",
     ),
     _fuse(
         "tuple_not_unpacked", ((_ARGS, "args = (example,)"),),

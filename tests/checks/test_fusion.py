@@ -642,6 +642,12 @@ CLAUSES = [
             _MODULES,
         ],
     ),
+    (
+        "fusion_report",
+        "output used elsewhere left: by the model's caller",
+        "report_of_shared_layers: fused layers where the model returns what comes in",
+        "returned_ignored",
+    ),
     ("fusion_report", "one row for two calls", "report_of_shared_layers: layers in the report", "row_for_each_call"),
     ("fusion_report", "a tuple of arguments", "report_of_two_arguments", "tuple_not_unpacked"),
     (
@@ -658,6 +664,7 @@ CLAUSES = [
     ),
     ("fusion_report", "the BN's own mode", "report_of_two_arguments: fused layers", "mode_of_the_model"),
     ("fusion_report", "the model stays: buffers", "report_of_two_arguments: inputs changed", "model_run"),
+    ("fusion_report", "the model stays: hooks", "report_of_two_arguments: inputs changed", "hooks_left"),
     ("fusion_report", "the model stays: modes", "report_of_two_arguments: inputs changed", "model_put_into_eval"),
     (
         "fuse",
@@ -681,6 +688,12 @@ CLAUSES = [
     ("fuse", "a BN called twice stays", "fuse_shared_layers: BatchNorm calls left", "norm_called_twice_ignored"),
     ("fuse", "a pair called several times stays", "fuse_shared_layers: BatchNorm calls left", "pair_called_again"),
     ("fuse", "output used elsewhere", "fuse_shared_layers: y", "users_ignored"),
+    (
+        "fuse",
+        "output used elsewhere: by the model's caller",
+        "fuse_shared_layers: y where the model returns what comes in",
+        "returned_ignored",
+    ),
     ("fuse", "a tuple of arguments", "fuse_two_arguments", "tuple_not_unpacked"),
     ("fuse", "a tuple of one argument", "fuse_with_one_argument", "tuple_not_unpacked"),
     ("fuse", "the BN's own mode", "fuse_two_arguments: BatchNorm calls left", "mode_of_the_model"),
@@ -697,6 +710,13 @@ CLAUSES = [
     ),
     ("fuse", "the model stays: layers", "fuse_two_arguments: inputs changed", "model_changed"),
     ("fuse", "the model stays: buffers", "fuse_two_arguments: inputs changed", "model_run"),
+    (
+        "fuse",
+        "a new model, which shares nothing",
+        "fuse_two_arguments: what the new model shares with the given one",
+        "layers_shared",
+    ),
+    ("fuse", "a training BN stays as it was", "fuse_two_arguments: y in eval mode", "result_run"),
     ("fuse", "the model stays: modes", "fuse_two_arguments: inputs changed", "model_put_into_eval"),
     ("fuse", "a module", "fuse_legal_pairs", "report_returned_too"),
 ]
