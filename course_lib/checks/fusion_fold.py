@@ -162,4 +162,8 @@ def fold_keeps_dtypes(impl, case):
         without = _fold(impl, weight, None, bn)
         seen[f"dtype of the new bias where there was none, {dtype}"] = str(without["bias"].dtype)
         changes += changed()
+    # Weights are shortened more often than the few numbers of a bias: each keeps the dtype it came in.
+    weight, bias = case.tensor((4, 3), name="weight", dtype="float16"), case.tensor((4,), name="bias", dtype="float32")
+    mixed = _fold(impl, weight, bias, norm(case, 4, 0, dtype="float32"))
+    seen["dtype of a float32 bias beside a weight in float16"] = str(mixed["bias"].dtype)
     return {**seen, "inputs changed": ", ".join(filter(None, [case.changed(), *dict.fromkeys(changes)]))}

@@ -466,6 +466,11 @@ MISCONCEPTIONS = [
         ROUNDED, "a .double() whose other half is missing",
     ),
     _fold(
+        "bias_in_weights_dtype", ((_SHIFTED, "shift.to(weight.dtype)"),),
+        "The new bias has the weight's dtype, although the old one had another: each keeps the dtype it came in.",
+        ROUNDED, "one dtype read from the weight and used for both",
+    ),
+    _fold(
         "promoted",
         ((_FOLDED, "(weight.double() * wide).to(bn.running_var.dtype)"), (_SHIFTED, "shift.to(bn.running_var.dtype)")),
         "The results have the dtype of the statistics: weight and bias keep their own, half precision for example.",

@@ -155,6 +155,12 @@ CLAUSES = [
         [("if bn.weight is not None:", "if bn.weight is not None and weight.dtype != torch.float32:")],
     ),
     ("fold_batchnorm", "cast back: weight", "fold_keeps_dtypes: dtype of weight, float16", "float64_returned"),
+    (
+        "fold_batchnorm",
+        "cast back: a bias to its own dtype, not the weight's",
+        "fold_keeps_dtypes: dtype of a float32 bias beside a weight in float16",
+        "bias_in_weights_dtype",
+    ),
     ("fold_batchnorm", "cast back: bias", "fold_keeps_dtypes: dtype of bias, bfloat16", "promoted"),
     (
         "fold_batchnorm",

@@ -17,7 +17,7 @@ def fold_batchnorm(weight, bias, bn, transposed=False, groups=1):
     else:
         for c in range(len(slope)):
             w[c] *= slope[c]
-    return torch.from_numpy(w).to(weight.dtype), torch.from_numpy(shift).to(weight.dtype)
+    return torch.from_numpy(w).to(weight.dtype), torch.from_numpy(shift).to((weight if bias is None else bias).dtype)
 
 # %% fuse-conv-bn
 def line(bn):
