@@ -299,13 +299,14 @@ def returned_model(case):
     return model, c
 
 
-def gated_model(case):
+def gated_model(case, *, dropout=False):
     """(model, channels): two arguments; one BatchNorm in training mode, whose statistics must not move.
 
-    Everything else but the other one is in training mode as well: only a BatchNorm's own mode counts.
+    Everything else but the other one is in training mode as well: only a BatchNorm's own mode counts. With dropout,
+    every run draws random numbers.
     """
     c = case.integer(2, 3)
-    model = _chain(case, [_plain(c), _moving(c)], kind=Gated)
+    model = _chain(case, [_plain(c), _moving(c), *[nn.Dropout(0.2)] * dropout], kind=Gated)
     for module in model.modules():
         module.training = module.training or not isinstance(module, _BatchNorm)
     return model, c

@@ -107,10 +107,14 @@ gentle = report.group("several arguments; the model untouched", points=0.25)
 
 @gentle.scenario()
 def report_of_two_arguments(impl, case):
-    model, c = gated_model(case)
-    changed = watch(model=model)
+    model, c = gated_model(case, dropout=True)
+    changed, generator = watch(model=model), torch.get_rng_state()
     rows = _report(impl, model, (images(case, c), images(case, c, name="gate")))
-    return {**rows, "inputs changed": ", ".join(filter(None, [case.changed(), *changed()]))}
+    return {
+        **rows,
+        "torch's random numbers go on where they were": torch.equal(torch.get_rng_state(), generator),
+        "inputs changed": ", ".join(filter(None, [case.changed(), *changed()])),
+    }
 
 
 @gentle.scenario()

@@ -706,6 +706,11 @@ MISCONCEPTIONS = [
         SAME, "register_forward_hook, whose handle nobody keeps",
     ),
     _report(
+        "random_numbers_used", (("with reproducible():", "with torch.no_grad():"),),
+        "The example's run draws from torch's random numbers, and whoever comes next gets others: put them back.",
+        SAME, "a dropout layer in training mode, and fork_rng forgotten",
+    ),
+    _report(
         "model_put_into_eval", ((_ARGS, f"model.eval()\n    {_ARGS}"),),
         "The given model is put into eval mode: its modes are the caller's, and a layer in training mode has to stay.",
         SAME, "a helpful .eval() at the top",

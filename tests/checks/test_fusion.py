@@ -670,6 +670,12 @@ CLAUSES = [
     ),
     ("fusion_report", "the BN's own mode", "report_of_two_arguments: fused layers", "mode_of_the_model"),
     ("fusion_report", "the model stays: buffers", "report_of_two_arguments: inputs changed", "model_run"),
+    (
+        "fusion_report",
+        "torch's random numbers stay",
+        "report_of_two_arguments: torch's random numbers go on where they were",
+        "random_numbers_used",
+    ),
     ("fusion_report", "the model stays: hooks", "report_of_two_arguments: inputs changed", "hooks_left"),
     ("fusion_report", "the model stays: modes", "report_of_two_arguments: inputs changed", "model_put_into_eval"),
     (

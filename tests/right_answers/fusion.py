@@ -267,11 +267,9 @@ def _pair(layer, bn):
 def _shaped(model, example):
     """A symbolic trace of a copy of the model whose nodes know their shapes."""
     traced = fx.symbolic_trace(copy.deepcopy(model))
-    with torch.no_grad():
-        ShapeProp(copy.deepcopy(traced)).propagate(*_arguments(example))
-        with torch.random.fork_rng():
-            probe = copy.deepcopy(traced)
-            ShapeProp(probe).propagate(*_arguments(example))
+    probe = copy.deepcopy(traced)
+    with torch.no_grad(), torch.random.fork_rng():
+        ShapeProp(probe).propagate(*_arguments(example))
     for mine, other in zip(traced.graph.nodes, probe.graph.nodes, strict=True):
         mine.meta = dict(other.meta)
     return traced
