@@ -83,11 +83,20 @@ def conv_stride_and_dilation(impl, case):
 def conv_padding_mode(impl, case):
     def padded(padding, mode, rank=2):
         inputs, outputs = differing_sizes(case, 2, 3)
-        conv = case.fill(_CONV[rank](inputs, outputs, 3, padding=padding, padding_mode=mode))
+        dilation = 2 if padding == "same" else 1  # "same" depends on it
+        conv = _CONV[rank](inputs, outputs, 3, padding=padding, padding_mode=mode, dilation=dilation)
         words = f", padding {padding}, {mode}" + f" in {rank}d" * (rank != 2)
-        return _fused(impl, case, conv, norm(case, outputs, rank), (2, inputs, 5, 4, 3)[: rank + 2], words)
+        bn = norm(case, outputs, rank)
+        return _fused(impl, case, case.fill(conv), bn, (2, inputs, 5, 4, 3)[: rank + 2], words)
 
-    ways = (1, "reflect"), (2, "circular"), (1, "replicate"), ("same", "zeros"), (1, "circular", 1), (1, "replicate", 3)
+    ways = (
+        (1, "reflect"),
+        ((2, 1), "circular"),
+        (1, "replicate"),
+        ("same", "zeros"),
+        (1, "circular", 1),
+        (1, "replicate", 3),
+    )
     return _each(padded(*way) for way in ways)
 
 
@@ -154,13 +163,15 @@ def _as_it_was(impl, case, layer, bn, shape, words=""):
 def _kept(impl, case, make):
     """Dtypes of a fused layer, and where the fused one of a pair on `meta` lives, with a bias and without.
 
+    The BatchNorm of a layer in half precision is in float32, as in the usual mixture.
+
     Args:
         make: `(bias) → (layer, the BatchNorm's number of channels, its spatial axes)`.
     """
     seen = {}
     for dtype, bias in product(HALVES, (True, False)):
         layer, channels, rank = make(bias)
-        layer, bn = case.fill(layer, dtype=dtype), norm(case, channels, rank, dtype=dtype)
+        layer, bn = case.fill(layer, dtype=dtype), norm(case, channels, rank, dtype="float32")
         fused = expect_module(impl(layer, bn))
         dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in fused.parameters()}
         seen[f"dtypes of a layer in {dtype} with{'out' * (not bias)} bias"] = ", ".join(sorted(dtypes))

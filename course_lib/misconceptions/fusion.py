@@ -232,6 +232,11 @@ def _pairs(make, layer, bias):
             SAME, "nn.Conv2d(…) and nn.Linear(…) without a dtype",
         ),
         make(
+            "dtype_of_the_norm", (("return fused", "return fused.to(bn.running_mean.dtype)"),),
+            "The new layer has the BatchNorm's dtype: keep that of the layer that came in, half precision for example.",
+            SAME, "dtype=bn.running_mean.dtype, next to a device that is right",
+        ),
+        make(
             "bias_on_cpu",
             ((
                 f"{layer}.weight, {layer}.bias,",

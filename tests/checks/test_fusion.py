@@ -234,11 +234,17 @@ CLAUSES = [
     ("fuse_conv_bn", "stride kept", "conv_stride_and_dilation: y in 2d", "stride_dropped"),
     ("fuse_conv_bn", "dilation kept", "conv_stride_and_dilation: y in 3d", "dilation_dropped"),
     ("fuse_conv_bn", "padding kept", "conv_padding_mode: y, padding same, zeros", "padding_dropped"),
+    (
+        "fuse_conv_bn",
+        "padding kept: same, whatever the dilation",
+        "conv_padding_mode: y, padding same, zeros",
+        [("return fused", "fused.padding = 1 if conv.padding == 'same' else conv.padding\n    return fused")],
+    ),
     ("fuse_conv_bn", "padding_mode kept", "conv_padding_mode: y, padding 1, reflect", "padding_mode_dropped"),
     (
         "fuse_conv_bn",
         "padding_mode kept: each",
-        "conv_padding_mode: y, padding 2, circular",
+        "conv_padding_mode: y, padding (2, 1), circular",
         [("return fused", "fused.padding_mode = conv.padding_mode.replace('circular', 'reflect')\n    return fused")],
     ),
     *(
@@ -338,6 +344,12 @@ CLAUSES = [
         "dtype kept: with a bias",
         "conv_dtype_and_device: dtypes of a layer in float16 with bias",
         "float32_made",
+    ),
+    (
+        "fuse_conv_bn",
+        "dtype kept: the convolution's, not the BatchNorm's",
+        "conv_dtype_and_device: dtypes of a layer in bfloat16 with bias",
+        "dtype_of_the_norm",
     ),
     (
         "fuse_conv_bn",
@@ -453,6 +465,12 @@ CLAUSES = [
         "dtype kept: with a bias",
         "linear_dtype_and_device: dtypes of a layer in bfloat16 with bias",
         "float32_made",
+    ),
+    (
+        "fuse_linear_bn",
+        "dtype kept: the linear layer's, not the BatchNorm's",
+        "linear_dtype_and_device: dtypes of a layer in float16 without bias",
+        "dtype_of_the_norm",
     ),
     (
         "fuse_linear_bn",
