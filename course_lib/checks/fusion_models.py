@@ -224,7 +224,7 @@ def _chain(case, parts, *, first=(), last=(), kind=Chain):
     case.fill(model).eval()
     for module in model.modules():
         if isinstance(module, _BatchNorm):
-            both_signs(module).eps = float(case.uniform(0.2, 0.9))
+            module.eps = float(case.uniform(0.2, 0.9))
         if isinstance(module, Part) and module.moves:
             module.norm.train()
     return model
