@@ -32,9 +32,10 @@ formula = fold.group("weight and bias of linear layers and convolutions", points
 
 @formula.scenario()
 def fold_into_linear(impl, case):
-    outputs, inputs = differing_sizes(case, 3, 3)
-    weight, bias = case.tensor((outputs, inputs), name="weight"), case.tensor((outputs,), name="bias")
-    return _fold(impl, weight, bias, norm(case, outputs, 0))
+    # As many features in as out: which axis is which cannot be guessed from their lengths.
+    features = case.integer(3, 5)
+    weight, bias = case.tensor((features, features), name="weight"), case.tensor((features,), name="bias")
+    return _fold(impl, weight, bias, norm(case, features, 0))
 
 
 @formula.scenario()
@@ -73,6 +74,8 @@ def fold_into_transposed(impl, case):
     results = {}
     for kernel in (3,), (2, 3), (2, 1, 3):
         inputs, outputs = differing_sizes(case, 3, 3)
+        if len(kernel) == 2:  # the lengths of the axes do not tell this one from an ordinary one
+            inputs = outputs
         weight, bias = case.tensor((inputs, outputs, *kernel), name="weight"), case.tensor((outputs,), name="bias")
         bn = norm(case, outputs, len(kernel))
         results[f"in {len(kernel)}d"] = _fold(impl, weight, bias, bn, transposed=True)
@@ -95,36 +98,47 @@ def fold_into_transposed_with_groups(impl, case):
 rounded = fold.group("computed in float64, in the dtypes that came in; inputs untouched", points=0.75)
 
 
-def _near(case, dtype, size, *, beta=True):
-    """Weight, bias and a float32 BatchNorm: the bias is large, and near to the running mean; beta may be 0."""
+def _near(case, dtype, size):
+    """Weight, bias and a float32 BatchNorm: the new bias is a small difference of terms of many times `size`.
+
+    All of them take part: the old bias and the running mean, both multiplied by the slope, and β.
+    """
     outputs, inputs = 8, case.integer(2, 4)
-    bias = case.draw((outputs,), size * case.uniform(0.8, 1.2), size / 10)
-    mean = bias + case.uniform(1, 2, outputs) * np.sign(case.draw((outputs,)))
+    bias = case.given_tensor(case.draw((outputs,), size * case.uniform(0.8, 1.2), size / 10), "bias", dtype=dtype)
     bn = case.fill(nn.BatchNorm1d(outputs), dtype="float32").eval()
+    mean = bias.double().numpy() + size * case.uniform(1, 1.5, outputs) * np.sign(case.draw((outputs,)))
     with torch.no_grad():
         bn.running_mean.copy_(case.given_tensor(mean, "running_mean", dtype="float32"))
-        bn.bias.mul_(beta)
         bn.running_var.copy_(case.given_tensor(case.uniform(0.005, 0.01, outputs), "running_var", dtype="float32"))
+        gamma, mean, var = (t.double().numpy() for t in (bn.weight, bn.running_mean, bn.running_var))
+        beta = (mean - bias.double().numpy()) * gamma / np.sqrt(var + bn.eps) + case.draw((outputs,))
+        bn.bias.copy_(case.given_tensor(beta, "beta", dtype="float32"))
     weight = case.given_tensor(case.draw((outputs, inputs)), "weight", dtype=dtype)
-    return weight, case.given_tensor(bias, "bias", dtype=dtype), bn
+    return weight, bias, bn
 
 
-# The difference of bias and running mean is what counts: in float32 what is left after multiplying both by the slope is
-# off by 1e-3 or more, of about 20.
-@rounded.scenario(dtypes=("float32",), within={"weight": 1e-3, "bias": 1e-4}, rounding=True)
+# Whatever is rounded to float32 on the way, be it the slope alone, leaves the bias off by 1e-5 and more. Whoever has
+# forgotten or misplaced a term is off by thousands: the rough look tells the two apart.
+@rounded.scenario(dtypes=("float32",), within={"bias": 3e-6, "bias, roughly": 300}, rounding=True)
 def fold_large_bias(impl, case):
-    return {name: part.to(case.torch_dtype) for name, part in _fold(impl, *_near(case, "float32", 1e4)).items()}
+    seen = {name: part.to(case.torch_dtype) for name, part in _fold(impl, *_near(case, "float32", 1e3)).items()}
+    return {**seen, "bias, roughly": seen["bias"]}
 
 
-# Half precision cannot tell such a mean from the bias, the statistics can: they are float32, as in the usual mixture.
-# A usual beta would be about as large as what it rounds away.
+# Half precision can neither tell such a mean from the bias nor hold a slope of 1e-8. The BatchNorm can, it is float32,
+# as in the usual mixture.
 @rounded.scenario(dtypes=("float32",), rounding=True)
 def fold_in_half_precision(impl, case):
     results = {}
     for dtype in HALVES:
-        seen = _fold(impl, *_near(case, dtype, 1e3, beta=False))
+        seen = _fold(impl, *_near(case, dtype, 300))
         results[f"of {dtype}"] = {name: part.to(case.as_torch(dtype)) for name, part in seen.items()}
-    return _with_words(results)
+    flat = case.fill(nn.BatchNorm1d(4), dtype="float32").eval()
+    with torch.no_grad():
+        flat.weight.copy_(case.given_tensor(case.uniform(0.5e-8, 1.5e-8, 4), "gamma", dtype="float32"))
+    weight = case.tensor((4, 3), std=1e4, name="weight", dtype="float16")
+    weight = _fold(impl, weight, case.tensor((4,), name="bias", dtype="float16"), flat)["weight"]
+    return {**_with_words(results), "weight of float16 with a tiny slope": weight.to(case.as_torch("float16"))}
 
 
 @rounded.scenario()
@@ -148,4 +162,8 @@ def fold_keeps_dtypes(impl, case):
         without = _fold(impl, weight, None, bn)
         seen[f"dtype of the new bias where there was none, {dtype}"] = str(without["bias"].dtype)
         changes += changed()
+    # Weights are shortened more often than the few numbers of a bias: each keeps the dtype it came in.
+    weight, bias = case.tensor((4, 3), name="weight", dtype="float16"), case.tensor((4,), name="bias", dtype="float32")
+    mixed = _fold(impl, weight, bias, norm(case, 4, 0, dtype="float32"))
+    seen["dtype of a float32 bias beside a weight in float16"] = str(mixed["bias"].dtype)
     return {**seen, "inputs changed": ", ".join(filter(None, [case.changed(), *dict.fromkeys(changes)]))}

@@ -9,7 +9,7 @@ from torch import nn
 
 from course_lib.checks.piece import WrongReturn
 
-__all__ = ["HALVES", "differing_sizes", "expect_module", "norm", "run", "watch"]
+__all__ = ["HALVES", "both_signs", "differing_sizes", "expect_module", "norm", "run", "watch"]
 
 #: Names of the short dtypes. Each is asked about for every seed: they do not have the same operations.
 HALVES = ("float16", "bfloat16")
@@ -19,7 +19,15 @@ def norm(case, channels, rank, *, dtype=None, **options):
     """A BatchNorm in eval mode with drawn statistics, for `rank` spatial axes."""
     kind = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[rank]
     bn = kind(channels, eps=case.number("eps", 0.2, 0.9), **options)
-    return case.fill(bn, dtype=dtype).eval()
+    return both_signs(case.fill(bn, dtype=dtype)).eval()
+
+
+def both_signs(bn):
+    """The BatchNorm with every other γ, the first one's too, turned negative: training leaves some of them so."""
+    if bn.weight is not None:
+        with torch.no_grad():
+            bn.weight[::2].neg_()
+    return bn
 
 
 def differing_sizes(case, *low):
@@ -47,6 +55,8 @@ def watch(**modules):
 def _state(module):
     tensors = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     modes = {f"mode of {name or 'it'}": part.training for name, part in module.named_modules()}
+    for name, part in module.named_modules():
+        modes[f"hooks of {name or 'it'}"] = len(part._forward_hooks) + len(part._forward_pre_hooks)
     for name, parameter in module.named_parameters():
         modes[f"requires_grad of {name}"], modes[f"gradient of {name}"] = parameter.requires_grad, parameter.grad
     return {**tensors, **modes, "its layers": repr(module)}

@@ -8,12 +8,15 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from course_lib.checks.fusion_inputs import both_signs
+
 __all__ = [
     "flat_model",
     "gated_model",
     "illegal_model",
     "images",
     "legal_model",
+    "returned_model",
     "rows_model",
     "sequence_model",
     "shared_model",
@@ -248,7 +251,9 @@ def small_model(case):
 def flat_model(case):
     """(model, channels): a pair without a parent of its own, and nothing of it is trained."""
     c = case.integer(2, 3)
-    return case.fill(nn.Sequential(_conv(c), nn.BatchNorm2d(c, eps=0.3))).eval().requires_grad_(False), c
+    model = case.fill(nn.Sequential(_conv(c), nn.BatchNorm2d(c, eps=0.3))).eval().requires_grad_(False)
+    both_signs(model[1])
+    return model, c
 
 
 def illegal_model(case):
@@ -277,13 +282,31 @@ def shared_model(case):
     return _chain(case, parts), c
 
 
-def gated_model(case):
+def returned_model(case):
+    """(model, channels): the convolution's output is what the model returns, and nobody takes the BatchNorm's.
+
+    The model returns a single tensor, as all others here do.
+    """
+
+    def forward(m, x):
+        y = m.conv(x)
+        m.norm(y)
+        return y
+
+    c = case.integer(2, 3)
+    model = case.fill(Part(forward, conv=_conv(c), norm=nn.BatchNorm2d(c, eps=0.3))).eval()
+    both_signs(model.norm)
+    return model, c
+
+
+def gated_model(case, *, dropout=False):
     """(model, channels): two arguments; one BatchNorm in training mode, whose statistics must not move.
 
-    Everything else but the other one is in training mode as well: only a BatchNorm's own mode counts.
+    Everything else but the other one is in training mode as well: only a BatchNorm's own mode counts. With dropout,
+    every run draws random numbers.
     """
     c = case.integer(2, 3)
-    model = _chain(case, [_plain(c), _moving(c)], kind=Gated)
+    model = _chain(case, [_plain(c), _moving(c), *[nn.Dropout(0.2)] * dropout], kind=Gated)
     for module in model.modules():
         module.training = module.training or not isinstance(module, _BatchNorm)
     return model, c

@@ -83,11 +83,20 @@ def conv_stride_and_dilation(impl, case):
 def conv_padding_mode(impl, case):
     def padded(padding, mode, rank=2):
         inputs, outputs = differing_sizes(case, 2, 3)
-        conv = case.fill(_CONV[rank](inputs, outputs, 3, padding=padding, padding_mode=mode))
+        dilation = 2 if padding == "same" else 1  # "same" depends on it
+        conv = _CONV[rank](inputs, outputs, 3, padding=padding, padding_mode=mode, dilation=dilation)
         words = f", padding {padding}, {mode}" + f" in {rank}d" * (rank != 2)
-        return _fused(impl, case, conv, norm(case, outputs, rank), (2, inputs, 5, 4, 3)[: rank + 2], words)
+        bn = norm(case, outputs, rank)
+        return _fused(impl, case, case.fill(conv), bn, (2, inputs, 5, 4, 3)[: rank + 2], words)
 
-    ways = (1, "reflect"), (2, "circular"), (1, "replicate"), ("same", "zeros"), (1, "circular", 1), (1, "replicate", 3)
+    ways = (
+        (1, "reflect"),
+        ((2, 1), "circular"),
+        (1, "replicate"),
+        ("same", "zeros"),
+        (1, "circular", 1),
+        (1, "replicate", 3),
+    )
     return _each(padded(*way) for way in ways)
 
 
@@ -110,7 +119,7 @@ backwards = conv_bn.group("transposed convolutions, with groups and output paddi
 def conv_transposed(impl, case):
     def with_rank(rank):
         inputs, outputs = differing_sizes(case, 2, 3)
-        how = {"stride": (2, 2, 2), "padding": (1, 1, 1), "output_padding": (1, 1, 1), "dilation": (2, 1, 2)}
+        how = {"stride": (2, 1, 2), "padding": (1, 2, 0), "output_padding": (1, 0, 1), "dilation": (2, 1, 2)}
         how = {name: values[:rank] for name, values in how.items()}
         layer = case.fill(_TRANSPOSED[rank](inputs, outputs, 3, **how))
         return _fused(impl, case, layer, norm(case, outputs, rank), (2, inputs, 3, 4, 2)[: rank + 2], f" in {rank}d")
@@ -136,18 +145,25 @@ fresh = conv_bn.group("a new module, on the same device, in the same dtype; both
 
 
 def _as_it_was(impl, case, layer, bn, shape, words=""):
-    """y of the fused layer, and whether the two it came from still are what they were."""
+    """y of the fused layer, what of it would be saved, and whether the two it came from still are what they were."""
     changed = watch(layer=layer, bn=bn)
     fused = expect_module(impl(layer, bn)).eval()
     y = run(fused, case.tensor(shape))
+    kept = {name.rpartition(".")[2] for name in fused.state_dict()}
     with torch.no_grad():
         for parameter in fused.parameters():
             parameter.zero_()
-    return {f"y{words}": y, f"inputs changed{words}": ", ".join(changed())}
+    return {
+        f"y{words}": y,
+        f"in its state_dict{words}": ", ".join(name for name in ("weight", "bias") if name in kept),
+        f"inputs changed{words}": ", ".join(changed()),
+    }
 
 
 def _kept(impl, case, make):
     """Dtypes of a fused layer, and where the fused one of a pair on `meta` lives, with a bias and without.
+
+    The BatchNorm of a layer in half precision is in float32, as in the usual mixture.
 
     Args:
         make: `(bias) → (layer, the BatchNorm's number of channels, its spatial axes)`.
@@ -155,7 +171,7 @@ def _kept(impl, case, make):
     seen = {}
     for dtype, bias in product(HALVES, (True, False)):
         layer, channels, rank = make(bias)
-        layer, bn = case.fill(layer, dtype=dtype), norm(case, channels, rank, dtype=dtype)
+        layer, bn = case.fill(layer, dtype=dtype), norm(case, channels, rank, dtype="float32")
         fused = expect_module(impl(layer, bn))
         dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in fused.parameters()}
         seen[f"dtypes of a layer in {dtype} with{'out' * (not bias)} bias"] = ", ".join(sorted(dtypes))

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import numpy as np
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -13,6 +14,7 @@ from course_lib.checks.fusion_models import (
     illegal_model,
     images,
     legal_model,
+    returned_model,
     rows_model,
     sequence_model,
     shared_model,
@@ -94,7 +96,10 @@ shared = report.group("left: layers called twice, outputs used elsewhere", point
 @shared.scenario()
 def report_of_shared_layers(impl, case):
     model, c = shared_model(case)
-    return _report(impl, model, images(case, c))
+    seen = _report(impl, model, images(case, c))
+    model, c = returned_model(case)
+    returned = _report(impl, model, images(case, c))
+    return {**seen, "fused layers where the model returns what comes in": returned["fused layers"]}
 
 
 gentle = report.group("several arguments; the model untouched", points=0.25)
@@ -102,10 +107,14 @@ gentle = report.group("several arguments; the model untouched", points=0.25)
 
 @gentle.scenario()
 def report_of_two_arguments(impl, case):
-    model, c = gated_model(case)
-    changed = watch(model=model)
+    model, c = gated_model(case, dropout=True)
+    changed, generator = watch(model=model), torch.get_rng_state()
     rows = _report(impl, model, (images(case, c), images(case, c, name="gate")))
-    return {**rows, "inputs changed": ", ".join(filter(None, [case.changed(), *changed()]))}
+    return {
+        **rows,
+        "torch's random numbers go on where they were": torch.equal(torch.get_rng_state(), generator),
+        "inputs changed": ", ".join(filter(None, [case.changed(), *changed()])),
+    }
 
 
 @gentle.scenario()
@@ -123,7 +132,10 @@ whole = Piece("fusion.fuse", call="fuse(model, example) → module")
 
 def _fused_model(impl, model, example, *args, words=""):
     """What the fused model computes on other inputs than the example, and how many BatchNorm layers still run."""
-    fused = expect_module(impl(model, example))
+    return _ran(expect_module(impl(model, example)), *args, words=words)
+
+
+def _ran(fused, *args, words=""):
     ran = []
     for module in fused.modules():
         if isinstance(module, _BatchNorm):
@@ -171,22 +183,35 @@ def fuse_a_sequence(impl, case):
 shared = whole.group("the others stay: layers called twice, outputs used elsewhere", points=0.75)
 
 
-@shared.scenario(within={"y": _PROBE})
+@shared.scenario(within=_PROBE)
 def fuse_shared_layers(impl, case):
     model, c = shared_model(case)
-    return _fused_model(impl, model, images(case, c), images(case, c, 3, "x"))
+    seen = _fused_model(impl, model, images(case, c), images(case, c, 3, "x"))
+    # The BatchNorm may be gone here, as dead code is: only the output counts.
+    model, c = returned_model(case)
+    fused = expect_module(impl(model, images(case, c)))
+    return {**seen, "y where the model returns what comes in": run(fused, images(case, c, 3, "x"))}
 
 
 gentle = whole.group("several arguments; a new model, the given one untouched", points=0.25)
 
 
-@gentle.scenario(within={"y": _PROBE})
+@gentle.scenario(within=_PROBE)
 def fuse_two_arguments(impl, case):
     model, c = gated_model(case)
     changed = watch(model=model)
     example = images(case, c), images(case, c, name="gate")
-    seen = _fused_model(impl, model, example, images(case, c, 3, "x"), images(case, c, 3, "gate"))
-    return {**seen, "inputs changed": ", ".join(filter(None, [case.changed(), *changed()]))}
+    fused = expect_module(impl(model, example))
+    touched = ", ".join(filter(None, [case.changed(), *changed()]))
+    x = images(case, c, 3, "x"), images(case, c, 3, "gate")
+    seen = _ran(fused, *x)
+    # What a run on the example has left in the layer in training mode shows once that layer uses its statistics.
+    seen["y in eval mode"] = run(fused.eval(), *x)
+    with torch.no_grad():
+        for parameter in fused.parameters():
+            parameter.zero_()
+    shared = "" if touched else ", ".join(changed())
+    return {**seen, "inputs changed": touched, "what the new model shares with the given one": shared or "nothing"}
 
 
 @gentle.scenario(within=_PROBE)

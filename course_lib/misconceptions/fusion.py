@@ -118,6 +118,7 @@ _EPS_FORGOTTEN = ((_INVSTD, "bn.running_var.double().rsqrt()"),)
 _EPS_IGNORED = ((_INVSTD, "(bn.running_var.double() + 1e-5).rsqrt()"),)
 _EPS_OUTSIDE = ((_INVSTD, "1 / (bn.running_var.double().sqrt() + bn.eps)"),)
 _NO_GAMMA = ((_GAMMA, "pass"),)
+_GAMMA_ABSOLUTE = ((_GAMMA, "scale = scale * bn.weight.double().abs()"),)
 _NO_BETA = ((_BETA, "pass"),)
 _BIAS_UNSCALED = ((_BIAS, "shift = shift + bias.double()"),)
 _BIAS_DROPPED = ((_BIAS, "pass"),)
@@ -145,6 +146,11 @@ _HANDED_ON = {
         _NO_GAMMA,
         "γ is not in the slope: besides dividing by the standard deviation, the layer multiplies by its weight.",
         FOLDING, "derivations that stop at x̂",
+    ),
+    "gamma_absolute": (
+        _GAMMA_ABSOLUTE,
+        "γ has lost its sign: it may be negative, and then the layer turns the channel over.",
+        AFFINE, "√(γ² / (var + eps)), and variants of BatchNorm that use |γ|",
     ),
     "beta_forgotten": (
         _NO_BETA,
@@ -206,6 +212,11 @@ def _pairs(make, layer, bias):
             FOLDING, "recipes that move the bias only",
         ),
         make(
+            "bias_no_parameter", ((bias, "del fused.bias\n    fused.bias = bias"),),
+            "The new bias is a tensor and no Parameter: it is neither saved with the layer nor moved along with it.",
+            SAME, "del layer.bias; layer.bias = bias, once PyTorch has refused a tensor in a Parameter's place",
+        ),
+        make(
             "layer_overwritten", ((f"fused = copy.deepcopy({layer})", f"fused = {layer}"),),
             "The given layer itself gets the new weight and bias: whoever called still needs it, make a new one.",
             SAME, "conv.weight.data = …, as in most recipes",
@@ -217,8 +228,13 @@ def _pairs(make, layer, bias):
         ),
         make(
             "float32_made", (("return fused", "return fused.float()"),),
-            "The new layer is in float32 whatever the old one was: keep the dtype of the layer that came in.",
+            "New numbers are in float32 whatever the old layer was in: keep the dtype of the layer that came in.",
             SAME, "nn.Conv2d(…) and nn.Linear(…) without a dtype",
+        ),
+        make(
+            "dtype_of_the_norm", (("return fused", "return fused.to(bn.running_mean.dtype)"),),
+            "The new layer has the BatchNorm's dtype: keep that of the layer that came in, half precision for example.",
+            SAME, "dtype=bn.running_mean.dtype, next to a device that is right",
         ),
         make(
             "bias_on_cpu",
@@ -276,6 +292,9 @@ _PAIR_AGAIN = (
     ("if calls[source.target] > 1:", "if calls[source.target] > calls[node.target]:"),
 )
 _USERS_IGNORED = (("if len(source.users) > 1:", "if len(source.users) > 9:"),)
+_RETURNED_IGNORED = (
+    ("if len(source.users) > 1:", "if sum(user.op != 'output' for user in source.users) > 1:"),
+)
 _RANK_IGNORED = (
     ("if run.env[source].dim() != rank:", "if rank == 0:"),
     ('return "fused" if gap <= TOLERANCE else', 'return "fused" if gap is not None else'),
@@ -418,6 +437,16 @@ MISCONCEPTIONS = [
         GROUPS, "torch.nn.utils.fusion, which fails on them",
     ),
     _fold(
+        "transposed_guessed", (("if transposed:", "if transposed and len(weight) != channels:"),),
+        "The axis of the output channels is guessed from its length: the two may be equally long, so go by transposed.",
+        AXIS, "comparing weight.shape with num_features",
+    ),
+    _fold(
+        "slope_rounded", (("    shift = -bn", "    scale = scale.to(weight.dtype)\n    shift = -bn"),),
+        "The slope is rounded to the layer's dtype before it multiplies: keep float64 up to the two results.",
+        ROUNDED, "factors cast to the weight's dtype, because the product has to have it",
+    ),
+    _fold(
         "computed_in_own_dtype",
         (
             (_INVSTD, "(bn.running_var + bn.eps).rsqrt()"),
@@ -427,7 +456,7 @@ MISCONCEPTIONS = [
             (_BETA, "shift = shift + bn.bias"),
             (_FOLDED, "(weight * wide).to(weight.dtype)"),
         ),
-        "Large products are rounded before they cancel: compute in float64 and round once, at the end.",
+        "Something is rounded before large terms cancel: compute in float64 from the start, round once, at the end.",
         ROUNDED, "most recipes, torch.nn.utils.fusion too",
     ),
     _fold(
@@ -440,6 +469,11 @@ MISCONCEPTIONS = [
         "float64_returned", ((_FOLDED, "weight.double() * wide"), (_SHIFTED, "shift")),
         "The results are left in float64: cast them back to the dtypes that came in.",
         ROUNDED, "a .double() whose other half is missing",
+    ),
+    _fold(
+        "bias_in_weights_dtype", ((_SHIFTED, "shift.to(weight.dtype)"),),
+        "The new bias has the weight's dtype, although the old one had another: each keeps the dtype it came in.",
+        ROUNDED, "one dtype read from the weight and used for both",
     ),
     _fold(
         "promoted",
@@ -467,7 +501,8 @@ MISCONCEPTIONS = [
     # --- fuse_conv_bn
     *_handed_on(
         _conv, "fusion.fuse_conv_bn", "eps_forgotten", "eps_ignored", "eps_outside_root", "gamma_forgotten",
-        "beta_forgotten", "bias_not_scaled", "bias_dropped", "affine_required", "bias_required", "groups_tiled",
+        "gamma_absolute", "beta_forgotten", "bias_not_scaled", "bias_dropped", "affine_required", "bias_required",
+        "groups_tiled",
     ),
     *_pairs(_conv, "conv", _NEW_BIAS),
     _conv(
@@ -513,7 +548,7 @@ MISCONCEPTIONS = [
     # --- fuse_linear_bn
     *_handed_on(
         _linear, "fusion.fuse_linear_bn", "eps_forgotten", "eps_ignored", "eps_outside_root", "gamma_forgotten",
-        "beta_forgotten", "bias_not_scaled", "bias_dropped", "affine_required", "bias_required",
+        "gamma_absolute", "beta_forgotten", "bias_not_scaled", "bias_dropped", "affine_required", "bias_required",
     ),
     *_pairs(_linear, "linear", _NEW_LINEAR_BIAS),
     _linear(
@@ -572,6 +607,11 @@ MISCONCEPTIONS = [
         "users_ignored", _USERS_IGNORED,
         "The layer's output is used elsewhere too, and that user would get the folded values: leave the pair alone.",
         ELSEWHERE, "residual connections around a BatchNorm",
+    ),
+    _report(
+        "returned_ignored", _RETURNED_IGNORED,
+        "The layer's output is what the model returns: whoever calls the model uses it, so leave the pair alone.",
+        ELSEWHERE, "counting the layers that take an output, and not the model's own",
     ),
     _report(
         "rank_ignored", _RANK_IGNORED,
@@ -665,6 +705,17 @@ MISCONCEPTIONS = [
         SAME, "model(example) to see the shapes",
     ),
     _report(
+        "hooks_left",
+        ((_ARGS, f"[module.register_forward_hook(lambda *_: None) for module in model.modules()]\n    {_ARGS}"),),
+        "Hooks that watched the forward pass are still on the given model: remove them, or put them on a copy.",
+        SAME, "register_forward_hook, whose handle nobody keeps",
+    ),
+    _report(
+        "random_numbers_used", (("with reproducible():", "with torch.no_grad():"),),
+        "The example's run draws from torch's random numbers, and whoever comes next gets others: put them back.",
+        SAME, "a dropout layer in training mode, and fork_rng forgotten",
+    ),
+    _report(
         "model_put_into_eval", ((_ARGS, f"model.eval()\n    {_ARGS}"),),
         "The given model is put into eval mode: its modes are the caller's, and a layer in training mode has to stay.",
         SAME, "a helpful .eval() at the top",
@@ -731,6 +782,11 @@ MISCONCEPTIONS = [
         ELSEWHERE, "residual connections around a BatchNorm",
     ),
     _fuse(
+        "returned_ignored", _fuse_on(_RETURNED_IGNORED),
+        "A layer whose output the model returns was changed: whoever calls the model now gets normalised values.",
+        ELSEWHERE, "counting the layers that take an output, and not the model's own",
+    ),
+    _fuse(
         "rank_ignored", _fuse_on(_RANK_IGNORED),
         "A linear layer on (N, L, features) was fused: its features are last, BatchNorm's channels on axis 1.",
         SEQUENCES, "torch.fx.experimental.optimization",
@@ -782,6 +838,22 @@ MISCONCEPTIONS = [
         "model_run", (("want = twin(model)(*args)", "want = model(*args)"),),
         "The given model itself is run on the example: a layer in training mode moves its running statistics.",
         SAME, "comparing with the original, which is not in eval mode throughout",
+    ),
+    _fuse(
+        "result_run", (("got = twin(fused)(*args)", "got = fused(*args)"),),
+        "The new model is run on the example before it is handed out: a layer in training mode has moved on by then.",
+        SAME, "comparing with the result itself, which is not in eval mode throughout",
+    ),
+    _fuse(
+        "layers_shared",
+        (
+            (
+                "fused = trace_layers(model, args, is_layer)",
+                "fused = fx.GraphModule(model, trace_layers(model, args, is_layer).graph)",
+            ),
+        ),
+        "The new model holds layers of the given one: whatever one of them learns or measures, the other has as well.",
+        SAME, "fx.symbolic_trace(model), which copies no layer",
     ),
     _fuse(
         "tuple_not_unpacked", ((_ARGS, "args = (example,)"),),

@@ -45,6 +45,7 @@ def _refused_otherwise(condition, layer):
 _ON_THE_CPU = [("return fused", "return fused.to_empty(device='cpu') if fused.weight.is_meta else fused")]
 CLAUSES = [
     ("fold_batchnorm", "the slope multiplies the weight", "fold_into_linear: weight", "gamma_forgotten"),
+    ("fold_batchnorm", "γ with its sign", "fold_into_linear: weight", "gamma_absolute"),
     ("fold_batchnorm", "the shift moves the bias", "fold_into_linear: bias", "mean_added"),
     ("fold_batchnorm", "the layer's own eps, inside the root", "fold_into_linear: weight", "eps_outside_root"),
     (
@@ -69,6 +70,18 @@ CLAUSES = [
         ],
     ),
     ("fold_batchnorm", "transposed", "fold_into_transposed", "transposed_as_ordinary"),
+    (
+        "fold_batchnorm",
+        "transposed: the flag says so, not the sizes",
+        "fold_into_transposed: weight in 2d",
+        "transposed_guessed",
+    ),
+    (
+        "fold_batchnorm",
+        "not transposed: the flag says so, not the sizes",
+        "fold_into_linear: weight",
+        [("if transposed:", "if transposed or weight.shape[1] == channels:")],
+    ),
     (
         "fold_batchnorm",
         "transposed: 1d, 2d and 3d",
@@ -100,6 +113,34 @@ CLAUSES = [
         [("transposed: bool = False, groups: int = 1", "groups: int = 1, transposed: bool = False")],
     ),
     ("fold_batchnorm", "computed in float64", "fold_large_bias: bias", "computed_in_own_dtype"),
+    ("fold_batchnorm", "β, and it is large", "fold_large_bias: bias, roughly", "beta_forgotten"),
+    *(
+        ("fold_batchnorm", f"computed in float64: {words}", "fold_large_bias: bias", [change])
+        for words, change in {
+            "var + eps": ("(bn.running_var.double() + bn.eps)", "(bn.running_var + bn.eps).double()"),
+            "the root": (
+                "(bn.running_var.double() + bn.eps).rsqrt()",
+                "(bn.running_var + bn.eps).rsqrt().double()",
+            ),
+            "the slope": ("shift = -bn.running_mean", "scale = scale.float()\n    shift = -bn.running_mean"),
+            "the sum": (
+                "    if bn.bias is not None:",
+                "    shift = shift.to(weight.dtype).double()\n    if bn.bias is not None:",
+            ),
+        }.items()
+    ),
+    (
+        "fold_batchnorm",
+        "rounded once: slope of the bias",
+        "fold_in_half_precision: bias of float16",
+        "slope_rounded",
+    ),
+    (
+        "fold_batchnorm",
+        "rounded once: the slope of the weight",
+        "fold_in_half_precision: weight of float16 with a tiny slope",
+        [("(weight.double() * wide).to(weight.dtype)", "weight * wide.to(weight.dtype)")],
+    ),
     ("fold_batchnorm", "statistics as given", "fold_in_half_precision: bias of float16", "statistics_in_half"),
     (
         "fold_batchnorm",
@@ -114,6 +155,12 @@ CLAUSES = [
         [("if bn.weight is not None:", "if bn.weight is not None and weight.dtype != torch.float32:")],
     ),
     ("fold_batchnorm", "cast back: weight", "fold_keeps_dtypes: dtype of weight, float16", "float64_returned"),
+    (
+        "fold_batchnorm",
+        "cast back: a bias to its own dtype, not the weight's",
+        "fold_keeps_dtypes: dtype of a float32 bias beside a weight in float16",
+        "bias_in_weights_dtype",
+    ),
     ("fold_batchnorm", "cast back: bias", "fold_keeps_dtypes: dtype of bias, bfloat16", "promoted"),
     (
         "fold_batchnorm",
@@ -187,11 +234,17 @@ CLAUSES = [
     ("fuse_conv_bn", "stride kept", "conv_stride_and_dilation: y in 2d", "stride_dropped"),
     ("fuse_conv_bn", "dilation kept", "conv_stride_and_dilation: y in 3d", "dilation_dropped"),
     ("fuse_conv_bn", "padding kept", "conv_padding_mode: y, padding same, zeros", "padding_dropped"),
+    (
+        "fuse_conv_bn",
+        "padding kept: same, whatever the dilation",
+        "conv_padding_mode: y, padding same, zeros",
+        [("return fused", "fused.padding = 1 if conv.padding == 'same' else conv.padding\n    return fused")],
+    ),
     ("fuse_conv_bn", "padding_mode kept", "conv_padding_mode: y, padding 1, reflect", "padding_mode_dropped"),
     (
         "fuse_conv_bn",
         "padding_mode kept: each",
-        "conv_padding_mode: y, padding 2, circular",
+        "conv_padding_mode: y, padding (2, 1), circular",
         [("return fused", "fused.padding_mode = conv.padding_mode.replace('circular', 'reflect')\n    return fused")],
     ),
     *(
@@ -220,6 +273,18 @@ CLAUSES = [
     ("fuse_conv_bn", "groups kept", "conv_groups: y, one channel each", "groups_dropped"),
     ("fuse_conv_bn", "transposed", "conv_transposed: y in 2d", "transposed_not_passed"),
     ("fuse_conv_bn", "output padding kept", "conv_transposed: y in 1d", "output_padding_dropped"),
+    (
+        "fuse_conv_bn",
+        "output padding kept, axis by axis",
+        "conv_transposed: y in 2d",
+        [
+            (
+                "return fused",
+                "if conv.transposed:\n"
+                "        fused.output_padding = conv.output_padding[:1] * len(conv.stride)\n    return fused",
+            )
+        ],
+    ),
     *(
         (
             "fuse_conv_bn",
@@ -245,6 +310,8 @@ CLAUSES = [
         for rank in (2, 3)
     ),
     ("fuse_conv_bn", "transposed, 3d", "conv_transposed: y in 3d", _SHIFTED),
+    ("fuse_conv_bn", "the bias is saved", "conv_layers_untouched: in its state_dict", "bias_no_parameter"),
+    ("fuse_conv_bn", "γ with its sign", "conv_1d: y", "gamma_absolute"),
     ("fuse_conv_bn", "inputs not changed", "conv_layers_untouched: inputs changed", "layer_overwritten"),
     ("fuse_conv_bn", "gradients and requires_grad stay", "conv_layers_untouched: inputs changed", _FROZEN),
     (
@@ -277,6 +344,12 @@ CLAUSES = [
         "dtype kept: with a bias",
         "conv_dtype_and_device: dtypes of a layer in float16 with bias",
         "float32_made",
+    ),
+    (
+        "fuse_conv_bn",
+        "dtype kept: the convolution's, not the BatchNorm's",
+        "conv_dtype_and_device: dtypes of a layer in bfloat16 with bias",
+        "dtype_of_the_norm",
     ),
     (
         "fuse_conv_bn",
@@ -364,6 +437,8 @@ CLAUSES = [
     ("fuse_linear_bn", "affine=False", "linear_without_some: y without affine", "bias_not_moved"),
     ("fuse_linear_bn", "affine=False, no bias", "linear_without_some", "affine_required"),
     ("fuse_linear_bn", "the bias moves", "linear_layers_untouched: y", "bias_not_moved"),
+    ("fuse_linear_bn", "γ with its sign", "linear_with_bias: y", "gamma_absolute"),
+    ("fuse_linear_bn", "the bias is saved", "linear_layers_untouched: in its state_dict", "bias_no_parameter"),
     ("fuse_linear_bn", "what may be fused is", "linear_refusals: y", "bias_not_moved"),
     ("fuse_linear_bn", "gradients and requires_grad stay", "linear_layers_untouched: inputs changed", _FROZEN_LINEAR),
     (
@@ -390,6 +465,12 @@ CLAUSES = [
         "dtype kept: with a bias",
         "linear_dtype_and_device: dtypes of a layer in bfloat16 with bias",
         "float32_made",
+    ),
+    (
+        "fuse_linear_bn",
+        "dtype kept: the linear layer's, not the BatchNorm's",
+        "linear_dtype_and_device: dtypes of a layer in float16 without bias",
+        "dtype_of_the_norm",
     ),
     (
         "fuse_linear_bn",
@@ -585,6 +666,12 @@ CLAUSES = [
             _MODULES,
         ],
     ),
+    (
+        "fusion_report",
+        "output used elsewhere left: by the model's caller",
+        "report_of_shared_layers: fused layers where the model returns what comes in",
+        "returned_ignored",
+    ),
     ("fusion_report", "one row for two calls", "report_of_shared_layers: layers in the report", "row_for_each_call"),
     ("fusion_report", "a tuple of arguments", "report_of_two_arguments", "tuple_not_unpacked"),
     (
@@ -601,6 +688,13 @@ CLAUSES = [
     ),
     ("fusion_report", "the BN's own mode", "report_of_two_arguments: fused layers", "mode_of_the_model"),
     ("fusion_report", "the model stays: buffers", "report_of_two_arguments: inputs changed", "model_run"),
+    (
+        "fusion_report",
+        "torch's random numbers stay",
+        "report_of_two_arguments: torch's random numbers go on where they were",
+        "random_numbers_used",
+    ),
+    ("fusion_report", "the model stays: hooks", "report_of_two_arguments: inputs changed", "hooks_left"),
     ("fusion_report", "the model stays: modes", "report_of_two_arguments: inputs changed", "model_put_into_eval"),
     (
         "fuse",
@@ -624,6 +718,12 @@ CLAUSES = [
     ("fuse", "a BN called twice stays", "fuse_shared_layers: BatchNorm calls left", "norm_called_twice_ignored"),
     ("fuse", "a pair called several times stays", "fuse_shared_layers: BatchNorm calls left", "pair_called_again"),
     ("fuse", "output used elsewhere", "fuse_shared_layers: y", "users_ignored"),
+    (
+        "fuse",
+        "output used elsewhere: by the model's caller",
+        "fuse_shared_layers: y where the model returns what comes in",
+        "returned_ignored",
+    ),
     ("fuse", "a tuple of arguments", "fuse_two_arguments", "tuple_not_unpacked"),
     ("fuse", "a tuple of one argument", "fuse_with_one_argument", "tuple_not_unpacked"),
     ("fuse", "the BN's own mode", "fuse_two_arguments: BatchNorm calls left", "mode_of_the_model"),
@@ -640,6 +740,13 @@ CLAUSES = [
     ),
     ("fuse", "the model stays: layers", "fuse_two_arguments: inputs changed", "model_changed"),
     ("fuse", "the model stays: buffers", "fuse_two_arguments: inputs changed", "model_run"),
+    (
+        "fuse",
+        "a new model, which shares nothing",
+        "fuse_two_arguments: what the new model shares with the given one",
+        "layers_shared",
+    ),
+    ("fuse", "a training BN stays as it was", "fuse_two_arguments: y in eval mode", "result_run"),
     ("fuse", "the model stays: modes", "fuse_two_arguments: inputs changed", "model_put_into_eval"),
     ("fuse", "a module", "fuse_legal_pairs", "report_returned_too"),
 ]

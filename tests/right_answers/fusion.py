@@ -59,13 +59,13 @@ def textbook(weight, bias, bn, transposed=False, groups=1):
         w = w.reshape(weight.shape)
     else:
         w = w * factor.reshape(-1, *[1] * (weight.dim() - 1))
-    return w.to(weight.dtype), new_bias.to(weight.dtype)
+    return w.to(weight.dtype), new_bias.to(weight.dtype if bias is None else bias.dtype)
 
 
 @right("fold_batchnorm")
 def one_channel_after_the_other(weight, bias, bn, transposed=False, groups=1):
     new_weight = weight.detach().clone()
-    new_bias = torch.zeros(len(bn.running_mean), dtype=weight.dtype, device=weight.device)
+    new_bias = torch.zeros(len(bn.running_mean), dtype=(weight if bias is None else bias).dtype, device=weight.device)
     per_group = weight.shape[1]
     rows = weight.shape[0] // groups
     for c in range(len(bn.running_mean)):
@@ -96,14 +96,14 @@ def asks_the_layer(weight, bias, bn, transposed=False, groups=1):
         slope = line(zero + 1) - line(zero)
         if bias is not None:
             zero = zero + bias.double()
-        shift = line(zero)
+        shift = line(zero).to(weight if bias is None else bias)
         if not transposed:
-            return torch.einsum("o...,o->o...", weight.double(), slope).to(weight), shift.to(weight)
+            return torch.einsum("o...,o->o...", weight.double(), slope).to(weight), shift
         parts = [
             torch.einsum("io...,o->io...", part.double(), s)
             for part, s in zip(weight.chunk(groups), slope.chunk(groups), strict=True)
         ]
-        return torch.cat(parts).to(weight), shift.to(weight)
+        return torch.cat(parts).to(weight), shift
 
 
 @right("fold_batchnorm")
@@ -119,7 +119,8 @@ def in_numpy(weight, bias, bn, transposed=False, groups=1):
         w = w * factors.reshape(*factors.shape, *(1,) * (w.ndim - 2))
     else:
         w = (w.T * scale).T
-    return torch.from_numpy(w).to(weight.dtype), torch.from_numpy(shift).to(weight.dtype)
+    dtypes = weight.dtype, getattr(bias, "dtype", weight.dtype)
+    return torch.from_numpy(w).to(dtypes[0]), torch.from_numpy(shift).to(dtypes[1])
 
 
 @right("fold_batchnorm")
@@ -139,7 +140,7 @@ def as_matrices(weight, bias, bn, transposed=False, groups=1):
         w = w.reshape(groups, per_group, c_in // groups, -1).transpose(1, 2).reshape(weight.shape)
     else:
         w = (torch.diag(scale) @ weight.double().flatten(1)).view_as(weight)
-    return w.type(weight.dtype), offset.type(weight.dtype)
+    return w.type(weight.dtype), offset.type_as(weight if bias is None else bias)
 
 
 # --- fuse_conv_bn and fuse_linear_bn ----------------------------------------------------------------------------
@@ -266,11 +267,9 @@ def _pair(layer, bn):
 def _shaped(model, example):
     """A symbolic trace of a copy of the model whose nodes know their shapes."""
     traced = fx.symbolic_trace(copy.deepcopy(model))
-    with torch.no_grad():
-        ShapeProp(copy.deepcopy(traced)).propagate(*_arguments(example))
-        with torch.random.fork_rng():
-            probe = copy.deepcopy(traced)
-            ShapeProp(probe).propagate(*_arguments(example))
+    probe = copy.deepcopy(traced)
+    with torch.no_grad(), torch.random.fork_rng():
+        ShapeProp(probe).propagate(*_arguments(example))
     for mine, other in zip(traced.graph.nodes, probe.graph.nodes, strict=True):
         mine.meta = dict(other.meta)
     return traced

@@ -14,4 +14,4 @@ def fold_batchnorm(weight, bias, bn, transposed=False, groups=1):
         w = torch.cat([k * f.reshape(1, -1, *[1] * (k.dim() - 2)) for k, f in zip(weight.double().chunk(groups), s.chunk(groups))])
     else:
         w = weight.double() * s.reshape(-1, *[1] * (weight.dim() - 1))
-    return w.to(weight.dtype), new_bias.to(weight.dtype)
+    return w.to(weight.dtype), new_bias.to((weight if bias is None else bias).dtype)

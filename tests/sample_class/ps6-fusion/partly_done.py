@@ -12,7 +12,7 @@ def fold_batchnorm(weight, bias, bn, transposed=False, groups=1):
         s = s.reshape(*s.shape, *[1] * (weight.dim() - 2))
     else:
         s = s.reshape(-1, *[1] * (weight.dim() - 1))
-    return (weight.double() * s).to(weight.dtype), b.to(weight.dtype)
+    return (weight.double() * s).to(weight.dtype), b.to((weight if bias is None else bias).dtype)
 
 # %% fuse-linear-bn
 def fuse_linear_bn(linear, bn):

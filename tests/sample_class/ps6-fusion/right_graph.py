@@ -12,7 +12,7 @@ def fold_batchnorm(weight, bias, bn, transposed=False, groups=1):
         factors = factors.reshape(weight.shape[0], weight.shape[1], *[1] * (weight.dim() - 2))
     else:
         factors = s.reshape(-1, *[1] * (weight.dim() - 1))
-    return (weight.double() * factors).to(weight.dtype), new_bias.to(weight.dtype)
+    return (weight.double() * factors).to(weight.dtype), new_bias.to((weight if bias is None else bias).dtype)
 
 # %% fuse-conv-bn
 def refuse(bn, channels):

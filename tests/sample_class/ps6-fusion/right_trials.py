@@ -17,7 +17,7 @@ def fold_batchnorm(weight, bias, bn, transposed=False, groups=1):
     else:
         for c in range(len(slope)):
             w[c] *= slope[c]
-    return torch.from_numpy(w).to(weight.dtype), torch.from_numpy(shift).to(weight.dtype)
+    return torch.from_numpy(w).to(weight.dtype), torch.from_numpy(shift).to((weight if bias is None else bias).dtype)
 
 # %% fuse-conv-bn
 def line(bn):
@@ -66,6 +66,7 @@ from collections import Counter
 # No graph: every pair is tried in a copy, and what changes the output was not legal.
 def run(model, example):
     with torch.no_grad():
+        torch.manual_seed(0)  # every run the same
         return copy.deepcopy(model)(*(example if isinstance(example, tuple) else (example,)))
 
 
@@ -112,8 +113,10 @@ def try_all(model, example):
 
 
 def fusion_report(model, example):
-    return list(try_all(model, example)[1].items())
+    with torch.random.fork_rng():
+        return list(try_all(model, example)[1].items())
 
 # %% fuse
 def fuse(model, example):
-    return try_all(model, example)[0]
+    with torch.random.fork_rng():
+        return try_all(model, example)[0]
