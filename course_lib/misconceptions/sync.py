@@ -39,6 +39,12 @@ _MEAN = "mean_a + delta * (n_b / n)"
 _BETWEEN = "delta**2 * (n_a * n_b / n)"
 _GUARDS = "if n_b == 0:\n        return a\n    if n_a == 0:\n        return b\n    n = n_a + n_b"
 _LOCAL = "n, mean, m2 = local_moments(x)"
+_ONE_PASS = (
+    _LOCAL + "\n"
+    "    if n:\n"
+    "        values = x.detach().to({}).transpose(0, 1).flatten(1)\n"
+    "        m2 = (values.square().sum(1) / n - (values.sum(1) / n).square()).double() * n"
+)
 _RANKS = "ranks = group_size(group)"
 _WIRE = "mine = torch.cat([mean.new_full((1,), n), mean, m2])"
 _REDUCED = "n, mean, m2 = functools.reduce(merge_moments, everyone)"
@@ -125,6 +131,16 @@ MISCONCEPTIONS = [
         UNEVEN, "guards tested on one side only",
     ),
     _merge(
+        "empty_side_listened_to", _GUARDS, "n = n_a + n_b\n    if n == 0:\n        return a",
+        "The mean of an empty side enters, if only times zero: it may be NaN, and 0 · NaN is NaN; look at its n.",
+        UNEVEN, "formulas that seem to need no special case, since a count of 0 takes the other terms away",
+    ),
+    _merge(
+        "empty_first_side_listened_to", "    if n_a == 0:\n        return b\n", "",
+        "The mean of an empty first side enters, if only times zero: it may be NaN, and 0 · NaN is NaN.",
+        UNEVEN, "one guard, in the order of the arguments that was tried",
+    ),
+    _merge(
         "merged_in_place", _MEAN, "mean_a.add_(delta * (n_b / n))",
         "A given mean is overwritten by an operator that works in place: the caller still needs it.",
         MERGING, "mean_a += …, as running updates do",
@@ -204,6 +220,24 @@ MISCONCEPTIONS = [
         UNEVEN, "x.var() on a shard of one value, which is NaN",
     ),
     _moments(
+        "squares_summed_in_float32", _LOCAL,
+        _ONE_PASS.format("torch.promote_types(x.dtype, torch.float32)"),
+        "The variance comes from Σx and Σx² in float32: where the mean is large, nothing of it is left in them.",
+        TRAVELS, "one all_reduce of n, Σx and Σx², as mean of squares minus square of mean",
+    ),
+    _moments(
+        "squares_summed_in_the_dtype_of_x", _LOCAL, _ONE_PASS.format("x.dtype"),
+        "The variance comes from Σx and Σx² in x's dtype: large means leave nothing of it, half's squares overflow.",
+        TRAVELS, "one all_reduce of n, Σx and Σx², packed with x.new_tensor",
+    ),
+    _moments(
+        "own_shard_first", _REDUCED,
+        "everyone, own = list(everyone), dist.get_rank(group)\n"
+        "        n, mean, m2 = functools.reduce(merge_moments, everyone[own:] + everyone[:own])",
+        "Every rank begins with its own shard, so the last bits differ from rank to rank: merge in the same order.",
+        FORWARD, "a fold that starts from the moments at hand and goes around the ranks",
+    ),
+    _moments(
         "three_collectives", "dist.all_gather(shards, mine, group=group)",
         "for part in range(3):\n"
         "            pieces = [torch.empty_like(mine) for _ in range(ranks)]\n"
@@ -231,6 +265,18 @@ MISCONCEPTIONS = [
         "float32_returned", _VAR, "return n, mean.float(), (m2 / max(n, 1)).float()",
         "Mean and variance are rounded to float32: they lose digits that float64 data still has.",
         TRAVELS, "tensors made from Python numbers, which are float32 by default",
+    ),
+    _moments(
+        "statistics_in_the_dtype_of_x", _VAR, "return n, mean.to(x.dtype), (m2 / max(n, 1)).to(x.dtype)",
+        "Mean and variance come back in the dtype of x: they are float64, finer than the values they are made of.",
+        TRAVELS, "statistics cast back to x's dtype, as y has to be",
+    ),
+    _moments(
+        "history_kept", _VAR,
+        "values = x.double().transpose(0, 1).flatten(1)\n"
+        "    " + _VAR + " + 0 * values.sum(1)",
+        "Where x needs a gradient, mean and variance carry a history: through a collective no gradient comes back.",
+        COUPLED, "local moments of an x that was not detached",
     ),
     _moments(
         "n_a_float", _VAR, "return float(n), mean, m2 / max(n, 1)",

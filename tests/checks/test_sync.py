@@ -40,6 +40,8 @@ CLAUSES = [
     ("merge_moments", "the same again: what comes out can be merged", "union_of_three: m2", "variance_returned"),
     ("merge_moments", "b may be empty", "union_with_an_empty_second_side", "empty_side_returned"),
     ("merge_moments", "a may be empty", "union_with_an_empty_first_side", "only_second_side_may_be_empty"),
+    ("merge_moments", "of an empty a only n counts", "union_with_an_empty_first_side: mean", "empty_side_listened_to"),
+    ("merge_moments", "of an empty b only n counts", "union_with_an_empty_second_side: m2", "empty_side_listened_to"),
     ("merge_moments", "both may be empty", "union_after_two_empty_sides", "both_empty_divides"),
     (
         "merge_moments",
@@ -93,6 +95,18 @@ CLAUSES = [
     ),
     (
         "sync_moments",
+        "var of float32 around a large mean",
+        "moments_around_a_large_mean: var of float32 on rank 0",
+        "squares_summed_in_float32",
+    ),
+    (
+        "sync_moments",
+        "var of half",
+        "moments_around_a_large_mean: var of float16 on rank 1",
+        "squares_summed_in_the_dtype_of_x",
+    ),
+    (
+        "sync_moments",
         "n counts values, not samples",
         "moments_of_two_ranks_with_maps: n of maps on rank 0",
         "samples_counted",
@@ -103,7 +117,14 @@ CLAUSES = [
         "moments_of_two_ranks_with_maps: mean of volumes on rank 0",
         [("n, mean, m2 = local_moments(x)", "n, mean, m2 = local_moments(x[..., :1] if x.dim() == 5 else x)")],
     ),
+    (
+        "sync_moments",
+        "volumes, at every depth",
+        "moments_of_two_ranks_with_maps: mean of volumes on rank 1",
+        [("n, mean, m2 = local_moments(x)", "n, mean, m2 = local_moments(x[:, :, :1] if x.dim() == 5 else x)")],
+    ),
     ("sync_moments", "uneven shards", "moments_of_uneven_shards", "averages_of_averages"),
+    ("sync_moments", "the same bits", "moments_of_uneven_shards: the same bits on every rank", "own_shard_first"),
     ("sync_moments", "empty shards", "moments_with_an_empty_shard", "empty_shard_stays_away"),
     (
         "sync_moments",
@@ -155,6 +176,25 @@ CLAUSES = [
         "moments_leave_x_alone: type of n of uneven volumes on rank 1",
         [(_VAR, f"n = n if x.dim() < 5 else float(n)\n    {_VAR}")],
     ),
+    (
+        "sync_moments",
+        "every memory layout",
+        "moments_leave_x_alone: mean of float64 on rank 0",
+        [("n, mean, m2 = local_moments(x)", "n, mean, m2 = local_moments(x.view(*x.shape[:2], -1))")],
+    ),
+    (
+        "sync_moments",
+        "mean float64",
+        "moments_leave_x_alone: dtype of mean on rank 0",
+        "statistics_in_the_dtype_of_x",
+    ),
+    (
+        "sync_moments",
+        "var float64",
+        "moments_leave_x_alone: dtype of var on rank 1",
+        "statistics_in_the_dtype_of_x",
+    ),
+    ("sync_moments", "no gradients", "moments_leave_x_alone: gradients flow on rank 0", "history_kept"),
     (
         "sync_moments",
         "the input stays, volumes too",

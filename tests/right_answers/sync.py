@@ -38,9 +38,9 @@ def right(piece):
 @right("merge_moments")
 def around_the_new_mean(a, b):
     # Each side's spread around the common mean: its own, and its distance.
+    if not (a[0] and b[0]):
+        return a if a[0] else b
     n = a[0] + b[0]
-    if n == 0:
-        return a
     mean = (a[0] * a[1] + b[0] * b[1]) / n
     m2 = sum(m2_i + n_i * (mean_i - mean) ** 2 for n_i, mean_i, m2_i in (a, b))
     return n, mean, m2
@@ -50,6 +50,9 @@ def around_the_new_mean(a, b):
 def welford_style(a, b):
     n_a, mean_a, m2_a = a
     n_b, mean_b, m2_b = b
+    # Of nothing, zeros as good as any.
+    mean_a, m2_a = (v if n_a else torch.zeros_like(v) for v in (mean_a, m2_a))
+    mean_b, m2_b = (v if n_b else torch.zeros_like(v) for v in (mean_b, m2_b))
     n = n_a + n_b
     delta = mean_b - mean_a
     mean = mean_a + delta * n_b / max(n, 1)
@@ -58,12 +61,11 @@ def welford_style(a, b):
 
 @right("merge_moments")
 def sums_of_squares(a, b):
-    (n_a, mean_a, m2_a), (n_b, mean_b, m2_b) = a, b
-    n = n_a + n_b
+    n = a[0] + b[0]
     if not n:
-        return n, torch.zeros_like(mean_a), torch.zeros_like(m2_a)
-    total = mean_a * n_a + mean_b * n_b
-    squares = (m2_a + mean_a**2 * n_a) + (m2_b + mean_b**2 * n_b)
+        return n, torch.zeros_like(a[1]), torch.zeros_like(a[2])
+    sides = [(mean * n_s, m2 + mean**2 * n_s) for n_s, mean, m2 in (a, b) if n_s]
+    total, squares = (sum(parts) for parts in zip(*sides, strict=True))
     return n, total / n, squares - total**2 / n
 
 
@@ -94,8 +96,8 @@ def numpy_detour(a, b):
 @right("merge_moments")
 def channel_by_channel(a, b):
     (n_a, mean_a, m2_a), (n_b, mean_b, m2_b) = a, b
-    n, mean, m2 = n_a + n_b, mean_a.clone(), m2_a.clone()
-    for c in range(len(mean) if n else 0):
+    n, mean, m2 = n_a + n_b, *(v.clone() for v in (a if n_a else b)[1:])
+    for c in range(len(mean) if n_a and n_b else 0):
         delta = float(mean_b[c]) - float(mean_a[c])
         mean[c] = float(mean_a[c]) + delta * n_b / n
         m2[c] = float(m2_a[c]) + float(m2_b[c]) + delta * delta * n_a * n_b / n
@@ -106,11 +108,13 @@ def channel_by_channel(a, b):
 def as_variances(a, b):
     # Law of total variance, on averages instead of sums.
     def average(n, mean, m2):
-        return n, mean, m2 / n if n else m2
+        return n, mean, m2 / n
 
+    if min(a[0], b[0]) == 0:
+        return max(a, b, key=lambda side: side[0])
     (n_a, mean_a, var_a), (n_b, mean_b, var_b) = average(*a), average(*b)
     n = n_a + n_b
-    p = n_a / n if n else 0.0
+    p = n_a / n
     q = 1 - p
     var = p * var_a + q * var_b + p * q * (mean_a - mean_b) ** 2
     return [n, p * mean_a + q * mean_b, var * n]
@@ -130,13 +134,13 @@ def _size(group):
 @right("sync_moments")
 def sums_all_reduced(x, group=None):
     # One pass, in float64.
-    wide = x.double()
+    wide = x.detach().double()
     count = wide.new_tensor([x.numel() // x.shape[1]])
     sums = torch.cat([count, wide.sum(_axes(x)), (wide * wide).sum(_axes(x))])
     dist.all_reduce(sums, group=group)
     n = int(sums[0])
-    total, squares = sums[1:].chunk(2)
-    return n, total / n, squares / n - (total / n) ** 2
+    total, squares = (sums[1:] / max(n, 1)).chunk(2)
+    return n, total, squares - total**2
 
 
 @right("sync_moments")
@@ -149,7 +153,7 @@ def gathered_and_weighted(x, group=None):
     out = mine.new_empty(_size(group) * 3, mine.shape[1])
     dist.all_gather_into_tensor(out, mine, group=group)
     counts, means, variances = out.view(-1, 3, len(mean)).unbind(1)
-    share = counts / counts.sum(0)
+    share = counts / counts.sum(0).clamp(min=1)
     mean = (share * means).sum(0)
     var = (share * (variances + (means - mean) ** 2)).sum(0)
     return int(counts.sum(0)[0].item()), mean, var
@@ -167,6 +171,7 @@ def gathered_and_merged(x, group=None):
         step = (b.mean - a.mean) * (b.n / n if n else 0)
         return Part(n, a.mean + step, a.m2 + b.m2 + a.n * step * (b.mean - a.mean))
 
+    x = x.detach()
     channels, n = x.size(1), math.prod(x.shape[:1] + x.shape[2:])
     sums = x.sum(_axes(x), dtype=torch.float64)
     mean = sums / n if n > 0 else sums
@@ -176,7 +181,7 @@ def gathered_and_merged(x, group=None):
     dist.all_gather(messages, message, group)
     parts = [Part(int(m[0]), m[1 : channels + 1], m[channels + 1 :]) for m in messages]
     everything = functools.reduce(union, parts)
-    return everything.n, everything.mean, everything.m2 / everything.n
+    return everything.n, everything.mean, everything.m2 / (everything.n or 1)
 
 
 @right("sync_moments")
@@ -184,13 +189,13 @@ def own_row_of_a_table(x, group=None):
     # Every rank fills its row, the others are zero: their sum is the table.
     ranks, me = _size(group), dist.get_rank(group)
     table = torch.zeros(ranks, 2 * x.shape[1] + 1, dtype=torch.float64)
-    values = x.movedim(1, 0).reshape(x.shape[1], -1).double()
+    values = x.detach().movedim(1, 0).flatten(start_dim=1).double()
     if values.shape[1]:
         var, mean = torch.var_mean(values, dim=1, correction=0)
         table[me] = torch.cat([torch.tensor([float(values.shape[1])]), mean, var])
     dist.all_reduce(table, op=dist.ReduceOp.SUM, group=group)
     n = round(table[:, 0].sum().item())
-    weights = (table[:, 0] / n).numpy()
+    weights = (table[:, 0] / max(n, 1)).numpy()
     means, variances = np.split(table[:, 1:].numpy(), 2, axis=1)
     mean = weights @ means
     var = weights @ (variances + np.square(means - mean))
@@ -198,8 +203,10 @@ def own_row_of_a_table(x, group=None):
 
 
 @right("sync_moments")
+@torch.no_grad()
 def in_the_dtype_of_x(x, group=None):
-    # As torch's own layer: statistics in x's dtype, an asynchronous handle.
+    # As torch's own layer: statistics in x's dtype, those of half in float32; an asynchronous handle.
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     n = x.numel() // x.size(1)
     packed = x.new_zeros(2 * x.size(1) + 1)
     if n > 0:
@@ -211,10 +218,12 @@ def in_the_dtype_of_x(x, group=None):
     work = dist.all_gather(combined, packed, group=group, async_op=True)
     work.wait()
     total = sum(int(each[-1]) for each in combined)
+    if total == 0:
+        return 0, *packed[:-1].double().chunk(2)
     means = [each[: x.size(1)] for each in combined]
     mean = sum(m * (each[-1] / total) for m, each in zip(means, combined, strict=True))
     m2 = sum(each[x.size(1) : -1] + each[-1] * (m - mean) ** 2 for m, each in zip(means, combined, strict=True))
-    return total, mean, m2 / total
+    return total, mean.double(), m2.double() / total
 
 
 @right("sync_moments")
@@ -228,8 +237,9 @@ def python_numbers(x, group=None):
     dist.all_gather(everybody, mine, group=group)
     shards = [(int(v[0]), v[1 : len(means) + 1].tolist(), v[len(means) + 1 :].tolist()) for v in everybody]
     total = sum(count for count, _, _ in shards)
-    mean = [sum(count * m[c] for count, m, _ in shards) / total for c in range(len(means))]
-    var = [sum(s[c] + count * (m[c] - mean[c]) ** 2 for count, m, s in shards) / total for c in range(len(means))]
+    n = total or math.inf
+    mean = [sum(count * m[c] for count, m, _ in shards) / n for c in range(len(means))]
+    var = [sum(s[c] + count * (m[c] - mean[c]) ** 2 for count, m, s in shards) / n for c in range(len(means))]
     return total, torch.tensor(mean, dtype=torch.float64), torch.tensor(var, dtype=torch.float64)
 
 

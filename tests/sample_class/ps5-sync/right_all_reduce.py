@@ -2,9 +2,10 @@
 # %% merge-moments
 def merge_moments(a, b):
     # back to sums, add, forward again
+    if a[0] == 0 or b[0] == 0:
+        return a if a[0] else b
     sums = [torch.stack([torch.full_like(mean, n), n * mean, m2 + n * mean**2]) for n, mean, m2 in (a, b)]
     n, s, q = sums[0] + sums[1]
-    n = n.clamp(min=1)
     return a[0] + b[0], s / n, q - s * s / n
 
 # %% sync-moments
