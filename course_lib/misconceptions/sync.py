@@ -435,6 +435,12 @@ MISCONCEPTIONS = [
         PARAMETERS, "backward's return in another order than forward's arguments",
     ),
     _function(
+        "exchange_for_dx_only",
+        "if group_size(ctx.group) > 1:", "if group_size(ctx.group) > 1 and ctx.needs_input_grad[0]:",
+        "A rank whose x needs no gradient does not take part in the backward exchange, and the others wait for it.",
+        BACKWARD, "all_reduce under needs_input_grad, as in torch's own backward",
+    ),
+    _function(
         "no_gradients_for_data", "x, weight, mean, invstd = ctx.saved_tensors",
         "x, weight, mean, invstd = ctx.saved_tensors\n"
         "        if not ctx.needs_input_grad[0]:\n"
@@ -469,6 +475,17 @@ MISCONCEPTIONS = [
         "running_statistics_not_in_place", _UPDATE, "buffer = (1 - momentum) * buffer + new * momentum",
         "The running statistics were computed but the given tensors still hold the old values: change them in place.",
         FORMULA, "buffer = …, which only renames",
+    ),
+    _function(
+        "buffers_given_new_memory", _UPDATE,
+        "buffer.data = (buffer * (1 - momentum) + new * momentum).to(buffer.dtype)",
+        "The given tensors got new memory (.data = …): views of them keep the old values, so change them in place.",
+        FORMULA, ".data = …, which looks as if it were in place",
+    ),
+    _function(
+        "buffers_given_float64_memory", _UPDATE, "buffer.data = buffer * (1 - momentum) + new * momentum",
+        "The given tensors got new memory (.data = …), in the statistics' float64: in place they stay what they are.",
+        TRAVELS, ".data = …, which takes over the dtype of what is assigned",
     ),
     _function(
         "copy_of_the_buffers_moved", _UPDATE, "buffer.double().mul_(1 - momentum).add_(new * momentum)",
@@ -526,6 +543,28 @@ MISCONCEPTIONS = [
         "running_statistics_never_none", "if buffer is not None:", "if True:",
         "Without running statistics there is nothing to update: they may be None.",
         FORMULA, "layers that always track",
+    ),
+    _function(
+        "buffers_only_together",
+        "if buffer is not None:", "if running_mean is not None and running_var is not None:",
+        "With one of the running statistics None the other is left as it was: each may be missing by itself.",
+        FORMULA, "one if around both updates",
+    ),
+    _function(
+        "float32_returned_for_half", _Y, _Y.replace(".to(x.dtype)", ""),
+        "Half came in and float32 went out: y has to have the dtype of x.",
+        TRAVELS, "half that is normalised in float32, and never cast back",
+    ),
+    _function(
+        "statistics_in_the_dtype_of_x", _Y,
+        _Y.replace("mean, invstd)", "mean.to(x.dtype).double(), invstd.to(x.dtype).double())"),
+        "The statistics are rounded to the dtype of x before they are used: half inputs are normalised in float32.",
+        TRAVELS, "mean.to(x), so that dtypes fit",
+    ),
+    _function(
+        "layout_lost", _Y, _Y + ".contiguous()",
+        "channels_last came in and another layout went out: y has to have the memory layout of x.",
+        FORMULA, "a contiguous() to be on the safe side",
     ),
     _function(
         "float64_returned", _Y, _Y.replace(".to(x.dtype)", ".double()"),

@@ -312,6 +312,21 @@ CLAUSES = [
         "running_statistics: running_mean on rank 1",
         "running_statistics_not_in_place",
     ),
+    *(
+        (
+            "SyncBatchNormFunction",
+            f"{name} in place, in its memory",
+            f"running_statistics: {name} in its old place on rank 0",
+            "buffers_given_new_memory",
+        )
+        for name in ("running_mean", "running_var")
+    ),
+    (
+        "SyncBatchNormFunction",
+        "buffers keep their dtype",
+        "running_statistics_in_float32: running_mean on rank 0",
+        "buffers_given_float64_memory",
+    ),
     (
         "SyncBatchNormFunction",
         "momentum weighs the new value",
@@ -401,6 +416,27 @@ CLAUSES = [
             )
         ],
     ),
+    (
+        "SyncBatchNormFunction",
+        "one collective backward, whatever a rank needs",
+        "collectives_of_ranks_that_need_different_gradients: collectives backward on rank 0",
+        "exchange_for_dx_only",
+    ),
+    *(
+        (
+            "SyncBatchNormFunction",
+            f"one collective backward where {only} alone needs a gradient",
+            f"collectives_of_ranks_that_need_different_gradients: collectives backward on rank {rank}",
+            [("ctx.group) > 1:", f"ctx.group) > 1 and (ctx.needs_input_grad[0] or ctx.needs_input_grad[{other}]):")],
+        )
+        for rank, only, other in ((1, "weight", 2), (2, "bias", 1))
+    ),
+    (
+        "SyncBatchNormFunction",
+        "y, whatever a rank needs",
+        "collectives_of_ranks_that_need_different_gradients: mean of y",
+        "no_shift",
+    ),
     ("SyncBatchNormFunction", "group", "step_of_two_groups: dx on rank 3", "group_ignored"),
     (
         "SyncBatchNormFunction",
@@ -477,14 +513,41 @@ CLAUSES = [
     (
         "SyncBatchNormFunction",
         "buffers updated without weight and bias",
-        "running_statistics_without_weight_and_bias",
+        "running_statistics_without_some: running_var without weight and bias, as with on rank 0",
         [("if n > 1:", "if n > 1 and weight is not None:")],
+    ),
+    *(
+        (
+            "SyncBatchNormFunction",
+            f"{one} alone may be None",
+            f"running_statistics_without_some: {other} without {one}, as with on rank 1",
+            "buffers_only_together",
+        )
+        for one, other in {"running_mean": "running_var", "running_var": "running_mean"}.items()
     ),
     (
         "SyncBatchNormFunction",
         "dtype of x out",
         "dtypes_and_what_was_given: dtype of y of float32 on rank 0",
         "float64_returned",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "dtype of x out: half",
+        "output_in_float16: dtype of y on rank 0",
+        "float32_returned_for_half",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "half normalised with statistics of float32",
+        "output_in_float16: y on rank 1",
+        "statistics_in_the_dtype_of_x",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "memory layout of x out",
+        "dtypes_and_what_was_given: y is channels_last on rank 1",
+        "layout_lost",
     ),
     (
         "SyncBatchNormFunction",

@@ -259,6 +259,7 @@ class SavesXHat(Function):
         n, mean, var = sums_all_reduced(x, group)
         if running_mean is not None:
             running_mean.copy_((1 - momentum) * running_mean + momentum * mean)
+        if running_var is not None:
             running_var.copy_((1 - momentum) * running_var + momentum * var * n / (n - 1))
         invstd = 1 / torch.sqrt(var + eps)
         x_hat = (x - _wide(mean, x)) * _wide(invstd, x)
@@ -291,8 +292,8 @@ class LikeTorchs(Function):
 
     @staticmethod
     def forward(self, input, weight, bias, running_mean, running_var, momentum, eps, process_group):
-        input = input.contiguous()
-        num_channels = input.shape[1]
+        num_channels, dtype = input.shape[1], input.dtype
+        input = input.to(torch.promote_types(dtype, torch.float32))
         axes = _axes(input)
         if input.numel() > 0:
             mean = input.mean(axes)
@@ -319,7 +320,8 @@ class LikeTorchs(Function):
         self.process_group = process_group
         out = (input - _wide(mean, input)) * _wide(invstd, input)
         out = out if weight is None else out * _wide(weight, out)
-        return out if bias is None else out + _wide(bias, out)
+        out = out if bias is None else out + _wide(bias, out)
+        return out.to(dtype)
 
     @staticmethod
     @once_differentiable
@@ -333,9 +335,10 @@ class LikeTorchs(Function):
             grad_weight = sum_dy_xmu * invstd
         if self.needs_input_grad[2]:
             grad_bias = sum_dy
+        # Torch's own leaves the others waiting where only they need dx.
+        combined = torch.cat([sum_dy, sum_dy_xmu], dim=0)
+        dist.all_reduce(combined, dist.ReduceOp.SUM, self.process_group)
         if self.needs_input_grad[0]:
-            combined = torch.cat([sum_dy, sum_dy_xmu], dim=0)
-            dist.all_reduce(combined, dist.ReduceOp.SUM, self.process_group)
             mean_dy, mean_dy_xmu = torch.split(combined / total, len(mean))
             grad_input = grad_output - _wide(mean_dy, centred) - centred * _wide(mean_dy_xmu * invstd**2, centred)
             grad_input = grad_input * _wide(invstd if weight is None else invstd * weight, grad_input)
@@ -396,8 +399,9 @@ class Rows(Function):
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, group):
         r = Rows.rows(x)
         n, mean, var = own_row_of_a_table(x, group)
-        if running_mean is not None and running_var is not None:
+        if running_mean is not None:
             running_mean.mul_(1 - momentum).add_(momentum * mean.to(running_mean))
+        if running_var is not None:
             running_var.mul_(1 - momentum).add_(momentum * (n / (n - 1)) * var.to(running_var))
         ctx.scale = (var + eps) ** -0.5
         ctx.gamma = torch.ones_like(mean) if weight is None else weight.detach().double()
@@ -425,8 +429,8 @@ class NumpyLoops(Function):
     @staticmethod
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, group):
         n, mean, var = python_numbers(x, group)
-        values, y = x.detach().numpy(), np.empty(x.shape)
-        ctx.x_hat = np.empty(x.shape)
+        values = x.detach().double().numpy()
+        y, ctx.x_hat = (np.empty_like(values) for _ in range(2))  # in the order of x
         ctx.invstd = [1 / math.sqrt(v + eps) for v in var.tolist()]
         for c, (m, v) in enumerate(zip(mean.tolist(), var.tolist(), strict=True)):
             ctx.x_hat[:, c] = (values[:, c] - m) * ctx.invstd[c]
