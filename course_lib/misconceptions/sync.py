@@ -63,7 +63,15 @@ _GRADIENTS = "return dx, dweight, dbias, None"
 _FRESH = "SyncBatchNorm(module.num_features)"
 _STATE = "vars(layer).update(vars(module), process_group=group)"
 _RESULT = "return converted.get(model, model)"
+_IS_ONE = "if not is_batchnorm(module):"
+_PLACES = "parent._modules.items()"
+_PLACED = "setattr(parent, name, converted[child])"
 _SETTINGS = "module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats, group"
+_ANOTHER = (
+    "layer = SyncBatchNorm(child.num_features)\n"
+    "                vars(layer).update(vars(converted[child]))\n"
+    "                setattr(parent, name, layer)"
+)
 
 # fmt: off
 MISCONCEPTIONS = [
@@ -578,13 +586,39 @@ MISCONCEPTIONS = [
         CONVERTING, "a loop over named_children without recursion",
     ),
     _convert(
-        "two_dimensional_only", "if not is_batchnorm(module):", "if not isinstance(module, nn.BatchNorm2d):",
+        "two_dimensional_only", _IS_ONE, "if not isinstance(module, nn.BatchNorm2d):",
         "Only BatchNorm2d is replaced: models have BatchNorm1d and BatchNorm3d as well.",
         CONVERTING, "isinstance with the one kind that the author used",
     ),
     _convert(
+        "three_kinds_only", _IS_ONE, "if not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):",
+        "Only BatchNorm1d, 2d and 3d are replaced: PyTorch's SyncBatchNorm and the course's layer are none of them.",
+        CONVERTING, "isinstance with the kinds that one knows",
+    ),
+    _convert(
+        "torchs_kinds_only", _IS_ONE, "if not isinstance(module, _BatchNorm):",
+        "Only PyTorch's layers are replaced: the course's own BatchNorm does not derive from their base class.",
+        CONVERTING, "isinstance with torch's base class, as in torch's own conversion",
+    ),
+    Misconception(
+        "sync.convert_sync_batchnorm", "two_places_named_once",
+        ((_PLACES, "parent.named_children()"), (_PLACED, _ANOTHER)),
+        "named_children() names a layer that stands twice in a module once, and one in two modules became two layers.",
+        CONVERTING, "a recursion over named_children, as torch's own conversion",
+    ),
+    _convert(
+        "shared_layer_split", _PLACED, _ANOTHER,
+        "A layer that the model uses in two places became two layers: remember what each one was replaced by.",
+        CONVERTING, "a recursion over the children that does not remember where it has been",
+    ),
+    _convert(
+        "first_place_only", _PLACED, "setattr(parent, name, converted.pop(child))",
+        "A layer that the model uses in several places was replaced in one: named_modules() names each layer once.",
+        CONVERTING, "a loop over the names of named_modules",
+    ),
+    _convert(
         "other_norms_replaced",
-        "if not is_batchnorm(module):", "if not isinstance(module, nn.modules.batchnorm._NormBase):",
+        _IS_ONE, "if not isinstance(module, nn.modules.batchnorm._NormBase):",
         "Instance normalisation is replaced as well: it has no batch statistics to share.",
         CONVERTING, "a base class that is too wide, or a test on the name",
     ),
@@ -627,6 +661,17 @@ MISCONCEPTIONS = [
         KEEPS, "weight and bias copied by hand",
     ),
     _convert(
+        "device_of_running_mean", _STATE,
+        f"layer = SyncBatchNorm({_SETTINGS}).train(module.training)\n"
+        "        if module.running_mean is not None:\n"
+        "            layer.to(module.running_mean)\n"
+        "        layer.load_state_dict(module.state_dict())\n"
+        "        for old, new in zip(module.parameters(), layer.parameters(), strict=True):\n"
+        "            new.requires_grad_(old.requires_grad)",
+        "Device and dtype were read from running_mean, which is None in a layer that keeps no running statistics.",
+        KEEPS, "layer.to(module.running_mean.device)",
+    ),
+    _convert(
         "settings_lost", _STATE, _STATE + "\n        layer.eps, layer.momentum = 1e-5, 0.1",
         "eps and momentum are the defaults: the old layer's own have to stay.",
         KEEPS, "new layers made from the number of channels alone",
@@ -660,6 +705,12 @@ MISCONCEPTIONS = [
         "group_forgotten", _STATE, "vars(layer).update(vars(module), process_group=None)",
         "The new layers were not given the group, so they would share their statistics with all ranks.",
         GROUPS, "an argument that is never passed on",
+    ),
+    _convert(
+        "synchronised_layer_skipped", _IS_ONE,
+        "if not is_batchnorm(module) or hasattr(module, \"_normalised_together\"):",
+        "A layer that is a SyncBatchNorm of the course already is passed over, and keeps its old group.",
+        GROUPS, "if isinstance(module, SyncBatchNorm): return module",
     ),
     _convert(
         "group_not_handed_down", _STATE,

@@ -572,6 +572,31 @@ CLAUSES = [
     ("convert_sync_batchnorm", "every BN kind", "layers_of_a_nested_model: layer 1", "two_dimensional_only"),
     (
         "convert_sync_batchnorm",
+        "every BN kind: torch's SyncBatchNorm",
+        "layers_of_a_nested_model: layer 5.0",
+        "three_kinds_only",
+    ),
+    (
+        "convert_sync_batchnorm",
+        "every BN kind: the course's",
+        "layers_of_a_nested_model: layer 5.1",
+        "torchs_kinds_only",
+    ),
+    (
+        "convert_sync_batchnorm",
+        "in every place: of one module",
+        "layers_of_a_nested_model: layer 6.2",
+        "two_places_named_once",
+    ),
+    ("convert_sync_batchnorm", "in every place", "layers_of_a_nested_model: layer 7.again", "first_place_only"),
+    (
+        "convert_sync_batchnorm",
+        "in every place, the same",
+        "layers_of_a_nested_model: shared layer still one",
+        "shared_layer_split",
+    ),
+    (
+        "convert_sync_batchnorm",
         "every BN: without weight",
         "layers_of_a_nested_model: layer 4.bare.0",
         [("if not is_batchnorm(module):", "if not is_batchnorm(module) or module.weight is None:")],
@@ -680,6 +705,18 @@ CLAUSES = [
     ),
     (
         "convert_sync_batchnorm",
+        "dtype kept, without running statistics too",
+        "state_of_layers: 5.weight",
+        "device_of_running_mean",
+    ),
+    (
+        "convert_sync_batchnorm",
+        "kept where they are, without running statistics too",
+        "layers_on_another_device",
+        "device_of_running_mean",
+    ),
+    (
+        "convert_sync_batchnorm",
         "kept where they are",
         "layers_on_another_device: where 1.weight lives",
         [("converted = {}", "converted = {}\n    model.to_empty(device='cpu')")],
@@ -723,6 +760,18 @@ CLAUSES = [
         "group, of a BN root",
         "group_of_layers: group of a layer as the model on rank 0",
         [(_STATE, "vars(layer).update(vars(module), process_group=group if name else None)")],
+    ),
+    (
+        "convert_sync_batchnorm",
+        "group, of a layer that has one",
+        "group_of_layers: group of layer 6 on rank 2",
+        "synchronised_layer_skipped",
+    ),
+    (
+        "convert_sync_batchnorm",
+        "all ranks without a group, where a layer has one too",
+        "no_group_of_layers: group of layer 6",
+        [("process_group=group)", "process_group=group or getattr(module, 'process_group', None))")],
     ),
     (
         "convert_sync_batchnorm",

@@ -12,6 +12,7 @@ from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from course_lib.running_stats import BatchNorm, is_batchnorm
 from course_lib.sync import SyncBatchNorm
 
 RIGHT = {
@@ -467,13 +468,14 @@ class NumpyLoops(Function):
 
 # --- convert_sync_batchnorm -------------------------------------------------------------------------------------
 
-_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
 
 @right("convert_sync_batchnorm")
-def recursion_as_torchs(model, group=None):
+def recursion_as_torchs(model, group=None, done=None):
+    done = {} if done is None else done
+    if model in done:
+        return done[model]
     output = model
-    if isinstance(model, nn.modules.batchnorm._BatchNorm):
+    if isinstance(model, (nn.modules.batchnorm._BatchNorm, BatchNorm)):
         output = SyncBatchNorm(
             model.num_features, model.eps, model.momentum, model.affine, model.track_running_stats, group
         )
@@ -484,43 +486,49 @@ def recursion_as_torchs(model, group=None):
         output.running_var = model.running_var
         output.num_batches_tracked = model.num_batches_tracked
         output.training = model.training
-    for name, child in model.named_children():
-        output.add_module(name, recursion_as_torchs(child, group))
+    done[model] = output
+    for name, child in model._modules.items():
+        output.add_module(name, recursion_as_torchs(child, group, done))
     return output
 
 
 @right("convert_sync_batchnorm")
 def state_dicts_copied(model, group=None):
-    if isinstance(model, _KINDS):
-        like = next(iter(model.state_dict().values()), torch.zeros(1))
-        new = SyncBatchNorm(
-            num_features=model.num_features,
-            eps=model.eps,
-            momentum=model.momentum,
-            affine=model.affine,
-            track_running_stats=model.track_running_stats,
-            process_group=group,
-            device=like.device,
-            dtype=like.dtype,
-        )
-        new.load_state_dict(model.state_dict())
-        for old_parameter, new_parameter in zip(model.parameters(), new.parameters(), strict=True):
-            new_parameter.requires_grad = old_parameter.requires_grad
-        return new.train(model.training)
-    for name, child in list(model.named_children()):
-        setattr(model, name, state_dicts_copied(child, group))
-    return model
+    @functools.cache
+    def converted(module):
+        if is_batchnorm(module):
+            like = next(iter(module.state_dict().values()), torch.zeros(1))
+            new = SyncBatchNorm(
+                num_features=module.num_features,
+                eps=module.eps,
+                momentum=module.momentum,
+                affine=module.affine,
+                track_running_stats=module.track_running_stats,
+                process_group=group,
+                device=like.device,
+                dtype=like.dtype,
+            )
+            new.load_state_dict(module.state_dict())
+            for old_parameter, new_parameter in zip(module.parameters(), new.parameters(), strict=True):
+                new_parameter.requires_grad = old_parameter.requires_grad
+            return new.train(module.training)
+        for name, child in list(module._modules.items()):
+            setattr(module, name, converted(child))
+        return module
+
+    return converted(model)
 
 
 @right("convert_sync_batchnorm")
 def by_qualified_name(model, group=None):
+    @functools.cache
     def layer_like(bn):
         layer = SyncBatchNorm(bn.num_features)
         layer.__dict__.update(bn.__dict__)
         layer.process_group = group
         return layer
 
-    names = [name for name, module in model.named_modules() if isinstance(module, _KINDS)]
+    names = [name for name, module in model.named_modules(remove_duplicate=False) if is_batchnorm(module)]
     if names == [""]:
         return layer_like(model)
     for name in names:
@@ -533,7 +541,7 @@ def by_qualified_name(model, group=None):
 @right("convert_sync_batchnorm")
 def class_exchanged(model, group=None):
     for module in model.modules():
-        if isinstance(module, _KINDS):
+        if is_batchnorm(module):
             module.__class__ = SyncBatchNorm
             module.process_group = group
     return model
@@ -541,10 +549,12 @@ def class_exchanged(model, group=None):
 
 @right("convert_sync_batchnorm")
 def parents_and_children(model, group=None):
-    root = nn.ModuleDict({"model": model})
+    root, layers = nn.ModuleDict({"model": model}), {}
     for parent in list(root.modules()):
-        for name, child in parent.named_children():
-            if "BatchNorm" in type(child).__name__:
+        for name, child in parent._modules.items():
+            if child in layers:
+                parent._modules[name] = layers[child]
+            elif "BatchNorm" in type(child).__name__:
                 layer = SyncBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum, process_group=group)
                 layer.affine, layer.track_running_stats = child.affine, child.track_running_stats
                 for key in ("weight", "bias"):
@@ -552,12 +562,13 @@ def parents_and_children(model, group=None):
                 for key, buffer in child._buffers.items():
                     layer._buffers[key] = buffer
                 (layer.train if child.training else layer.eval)()
-                parent._modules[name] = layer
+                parent._modules[name] = layers[child] = layer
     return root["model"]
 
 
 @right("convert_sync_batchnorm")
 def iterative_stack(model, group=None):
+    @functools.cache
     def convert(bn):
         settings = {key: getattr(bn, key) for key in ("eps", "momentum", "affine", "track_running_stats")}
         layer = SyncBatchNorm(bn.num_features, **settings, process_group=group)
@@ -565,13 +576,13 @@ def iterative_stack(model, group=None):
         layer.train(bn.training)
         return layer
 
-    if isinstance(model, _KINDS):
+    if is_batchnorm(model):
         return convert(model)
     stack = [model]
     while stack:
         parent = stack.pop()
-        for name, child in parent.named_children():
-            if isinstance(child, _KINDS):
+        for name, child in parent._modules.items():
+            if is_batchnorm(child):
                 parent.register_module(name, convert(child))
             else:
                 stack.append(child)

@@ -52,6 +52,7 @@ class SyncBatchNormFunction(torch.autograd.Function):
 
 # %% convert-sync-batchnorm
 def convert_sync_batchnorm(model, group=None):
+    @functools.cache
     def synced(bn):
         new = SyncBatchNorm(bn.num_features)
         new.__dict__.update(bn.__dict__)
@@ -60,7 +61,7 @@ def convert_sync_batchnorm(model, group=None):
 
     if is_batchnorm(model):
         return synced(model)
-    for path, module in list(model.named_modules()):
+    for path, module in list(model.named_modules(remove_duplicate=False)):
         if is_batchnorm(module):
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, synced(module))
