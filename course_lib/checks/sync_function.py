@@ -232,8 +232,15 @@ def step_with_an_empty_and_a_single_shard(impl, case):
 
 @empty.scenario()
 def step_with_two_values(impl, case):
-    # As few as can be: one value on each rank.
-    return _only(_applied(impl, case, shards(case, [1, 1])), "y", "dx", "running_var")
+    # As few as can be, one value on each rank; and none at all, of which there is nothing to learn.
+    two, none = (_ready(impl, case, shards(case, [size] * 2)) for size in (1, 0))
+
+    def step(rank):
+        seen, nothing = two(rank)[1](), none(rank)[0]
+        learned = {f"{name} of nothing": nothing[name] for name in _BUFFERS}
+        return {**{name: seen[name] for name in ("y", "dx", "running_var")}, **learned}
+
+    return by_rank(on_ranks(step, 2))
 
 
 @empty.scenario()

@@ -199,7 +199,7 @@ empty = moments.group("an empty shard, and one of a single value", points=0.75)
 def moments_with_an_empty_shard(impl, case):
     # Every batch by itself: a rank that stays away would meet the others in the next one.
     seen = {}
-    for words, batch in each_empty(case).items():
+    for words, batch in {**each_empty(case), ", all empty,": shards(case, [0] * 3)}.items():
         seen |= _moments(impl, {words: batch})
     return seen
 

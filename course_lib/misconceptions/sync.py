@@ -228,6 +228,11 @@ MISCONCEPTIONS = [
         UNEVEN, "x.var() on a shard of one value, which is NaN",
     ),
     _moments(
+        "divided_by_no_count", _VAR, "return n, mean, m2 / n",
+        "With no value on any rank the sum of squares is divided by zero: then mean and variance are zeros.",
+        UNEVEN, "a division by the total count, which is only looked at when it is too late",
+    ),
+    _moments(
         "squares_summed_in_float32", _LOCAL,
         _ONE_PASS.format("torch.promote_types(x.dtype, torch.float32)"),
         "The variance comes from Σx and Σx² in float32: where the mean is large, nothing of it is left in them.",
@@ -510,6 +515,11 @@ MISCONCEPTIONS = [
         "empty_shard_keeps_old_statistics", "if n > 1:", "if n > 1 and x.numel():",
         "A rank with an empty shard leaves its running statistics as they were: they are of all ranks, also there.",
         EVERY_RANK, "if x.numel(): around everything that is not a collective",
+    ),
+    _function(
+        "nothing_learned_from_nothing", "if n > 1:", "if n != 1:",
+        "A batch that is empty on all ranks pulls the running statistics towards zero: it has to leave them alone.",
+        UNEVEN, "an update that does not look at n",
     ),
     _function(
         "single_value_refused", _SYNCED,

@@ -132,6 +132,18 @@ CLAUSES = [
         "moments_with_an_empty_shard: n, rank 0 empty, on rank 1",
         [("reduce(merge_moments, everyone)", "reduce(lambda a, b: merge_moments(a, b) if a[0] else a, everyone)")],
     ),
+    (
+        "sync_moments",
+        "all shards empty: var",
+        "moments_with_an_empty_shard: var, all empty, on rank 0",
+        "divided_by_no_count",
+    ),
+    (
+        "sync_moments",
+        "all shards empty: mean",
+        "moments_with_an_empty_shard: mean, all empty, on rank 2",
+        [(_VAR, f"mean = mean * n / n if n else mean / n\n    {_VAR}")],
+    ),
     ("sync_moments", "shards of one value", "moments_with_an_empty_and_a_single_shard", "single_value_unbiased"),
     ("sync_moments", "one collective", "moments_take_one_collective: collectives on rank 0", "three_collectives"),
     (
@@ -381,6 +393,15 @@ CLAUSES = [
         "two values are enough",
         "step_with_two_values",
         [("if n == 1:", "if n <= 2:")],
+    ),
+    *(
+        (
+            "SyncBatchNormFunction",
+            f"{name} not touched by a batch that is empty everywhere",
+            f"step_with_two_values: {name} of nothing on rank 0",
+            "nothing_learned_from_nothing",
+        )
+        for name in ("running_mean", "running_var")
     ),
     (
         "SyncBatchNormFunction",
@@ -948,7 +969,7 @@ def test_objects_gathered_by_pickle_are_more_than_one_collective():
         shards = [None] * dist.get_world_size(group)
         dist.all_gather_object(shards, local_moments(x), group=group)
         n, mean, m2 = functools.reduce(merge_moments, shards)
-        return n, mean, m2 / n
+        return n, mean, m2 / max(n, 1)
 
     verdict = check("sync.sync_moments", sync_moments)
     assert [row.title for row in verdict.rows if not row.passed] == ["one collective"]

@@ -258,9 +258,9 @@ class SavesXHat(Function):
     @staticmethod
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, group):
         n, mean, var = sums_all_reduced(x, group)
-        if running_mean is not None:
+        if n and running_mean is not None:
             running_mean.copy_((1 - momentum) * running_mean + momentum * mean)
-        if running_var is not None:
+        if n and running_var is not None:
             running_var.copy_((1 - momentum) * running_var + momentum * var * n / (n - 1))
         invstd = 1 / torch.sqrt(var + eps)
         x_hat = (x - _wide(mean, x)) * _wide(invstd, x)
@@ -312,6 +312,8 @@ class LikeTorchs(Function):
         total = count_all.sum()
         mean = (mean_all * count_all).sum(0) / total
         var = (count_all * (invstd_all**-2 - eps + (mean_all - mean) ** 2)).sum(0) / total
+        if total == 0:
+            running_mean = running_var = None
         if running_mean is not None:
             running_mean.lerp_(mean, momentum)
         if running_var is not None:
@@ -360,7 +362,7 @@ class AutogradInside(Function):
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, group=None):
         n, mean, var = gathered_and_merged(x, group)
         for buffer, value in [(running_mean, mean), (running_var, var * n / (n - 1))]:
-            if buffer is not None:
+            if buffer is not None and n > 0:
                 buffer += momentum * (value.to(buffer.dtype) - buffer)
         ctx.rest = n, eps, group
         ctx.save_for_backward(x, mean, var, weight, bias)
@@ -400,6 +402,7 @@ class Rows(Function):
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, group):
         r = Rows.rows(x)
         n, mean, var = own_row_of_a_table(x, group)
+        momentum = momentum if n else 0.0
         if running_mean is not None:
             running_mean.mul_(1 - momentum).add_(momentum * mean.to(running_mean))
         if running_var is not None:
@@ -437,6 +440,8 @@ class NumpyLoops(Function):
             ctx.x_hat[:, c] = (values[:, c] - m) * ctx.invstd[c]
             y[:, c] = ctx.x_hat[:, c] * (1 if weight is None else weight[c].item())
             y[:, c] += 0 if bias is None else bias[c].item()
+            if n == 0:
+                continue
             if running_mean is not None:
                 running_mean[c] = (1 - momentum) * running_mean[c] + momentum * m
             if running_var is not None:

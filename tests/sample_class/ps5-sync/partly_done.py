@@ -13,4 +13,4 @@ def sync_moments(x, group=None):
     everybody = torch.zeros(group_size(group), *mine.shape, dtype=mine.dtype)
     dist.all_gather_into_tensor(everybody, mine, group=group)
     n, mean, m2 = functools.reduce(merge_moments, [(int(s[0, 0]), s[1], s[2]) for s in everybody])
-    return n, mean, m2 / n
+    return n, mean, m2 / max(n, 1)

@@ -19,8 +19,9 @@ def sync_moments(x, group=None):
     everything[C + 1 :] = flat.pow(2).sum(1)
     dist.all_reduce(everything, group=group)
     n = int(everything[0].item())
-    mean = everything[1 : C + 1] / n
-    return n, mean, everything[C + 1 :] / n - mean**2
+    average = everything / max(n, 1)
+    mean = average[1 : C + 1]
+    return n, mean, average[C + 1 :] - mean**2
 
 # %% SyncBatchNormFunction
 class SyncBatchNormFunction(torch.autograd.Function):
@@ -29,7 +30,7 @@ class SyncBatchNormFunction(torch.autograd.Function):
         C = x.shape[1]
         n, mean, var = sync_moments(x, group)
         for buffer, new in ((running_mean, mean), (running_var, var * n / (n - 1))):
-            if buffer is not None:
+            if buffer is not None and n > 1:
                 buffer.copy_(torch.lerp(buffer.double(), new, momentum))
         ctx.invstd = torch.rsqrt(var + eps)
         ctx.gamma = torch.ones(C).double() if weight is None else weight.detach().double()
