@@ -270,6 +270,11 @@ MISCONCEPTIONS = [
         GROUPS, "collectives called without their group",
     ),
     _moments(
+        "count_in_the_dtype_of_x", _WIRE, _WIRE.replace("n)", "n).to(x.dtype).double()"),
+        "The count travels in the dtype of x: half holds whole numbers up to 2048, so what travels has to be float64.",
+        TRAVELS, "x.new_tensor([n]), packed with the moments",
+    ),
+    _moments(
         "float32_travels", _WIRE, _WIRE + ".float().double()",
         "On their way the moments are rounded to float32: they lose digits that float64 data still has.",
         TRAVELS, "the count cast to the dtype of the statistics, or all of them to float",
@@ -591,6 +596,12 @@ MISCONCEPTIONS = [
     ),
     # --- convert_sync_batchnorm
     _convert(
+        "synchronised_layer_skipped", _IS_ONE,
+        "if not is_batchnorm(module) or hasattr(module, \"_normalised_together\"):",
+        "A layer that is a SyncBatchNorm of the course already is passed over, and keeps its old group.",
+        GROUPS, "if isinstance(module, SyncBatchNorm): return module",
+    ),
+    _convert(
         "children_only", "for parent in list(model.modules()):", "for parent in [model]:",
         "Only direct children are replaced: BatchNorm layers sit deeper in a model, too.",
         CONVERTING, "a loop over named_children without recursion",
@@ -715,12 +726,6 @@ MISCONCEPTIONS = [
         "group_forgotten", _STATE, "vars(layer).update(vars(module), process_group=None)",
         "The new layers were not given the group, so they would share their statistics with all ranks.",
         GROUPS, "an argument that is never passed on",
-    ),
-    _convert(
-        "synchronised_layer_skipped", _IS_ONE,
-        "if not is_batchnorm(module) or hasattr(module, \"_normalised_together\"):",
-        "A layer that is a SyncBatchNorm of the course already is passed over, and keeps its old group.",
-        GROUPS, "if isinstance(module, SyncBatchNorm): return module",
     ),
     _convert(
         "group_not_handed_down", _STATE,

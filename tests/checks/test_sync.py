@@ -107,6 +107,12 @@ CLAUSES = [
     ),
     (
         "sync_moments",
+        "n of many values of half",
+        "moments_around_a_large_mean: n of float16 on rank 0",
+        "count_in_the_dtype_of_x",
+    ),
+    (
+        "sync_moments",
         "n counts values, not samples",
         "moments_of_two_ranks_with_maps: n of maps on rank 0",
         "samples_counted",
@@ -555,13 +561,13 @@ CLAUSES = [
     (
         "SyncBatchNormFunction",
         "dtype of x out: half",
-        "output_in_float16: dtype of y on rank 0",
+        "output_in_float16: dtype of y on rank 1",
         "float32_returned_for_half",
     ),
     (
         "SyncBatchNormFunction",
         "half normalised with statistics of float32",
-        "output_in_float16: y on rank 1",
+        "output_in_float16: mean of y",
         "statistics_in_the_dtype_of_x",
     ),
     (

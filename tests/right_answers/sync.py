@@ -140,8 +140,10 @@ def sums_all_reduced(x, group=None):
     sums = torch.cat([count, wide.sum(_axes(x)), (wide * wide).sum(_axes(x))])
     dist.all_reduce(sums, group=group)
     n = int(sums[0])
-    total, squares = (sums[1:] / max(n, 1)).chunk(2)
-    return n, total, squares - total**2
+    if not n:
+        return n, *sums[1:].chunk(2)
+    total, squares = sums[1:].chunk(2)
+    return n, total / n, squares / n - (total / n) ** 2
 
 
 @right("sync_moments")
