@@ -24,10 +24,11 @@ __all__ = ["merge", "moments"]
 merge = Piece("sync.merge_moments", call="merge_moments((n_a, mean_a, m2_a), (n_b, mean_b, m2_b)) → (n, mean, m2)")
 
 
-def _side(case, name, channels, n, dtype=None):
+def _side(case, name, channels, n, dtype=None, *, rows=()):
     """(n, mean, m2) of n values per channel; the mean of an empty side is some number, and watched for changes."""
-    mean = case.tensor((channels,), std=3.0, name=f"mean_{name}", dtype=dtype)
-    m2 = case.given_tensor(case.uniform(1, 4, channels) * max(n - 1, 0), f"m2_{name}", dtype=dtype)
+    shape = *rows, channels
+    mean = case.tensor(shape, std=3.0, name=f"mean_{name}", dtype=dtype)
+    m2 = case.given_tensor(case.uniform(1, 4, shape) * max(n - 1, 0), f"m2_{name}", dtype=dtype)
     return n, mean, m2
 
 
@@ -62,8 +63,9 @@ def union_of_two(impl, case):
 
 @both.scenario()
 def union_of_three(impl, case):
+    # Whatever the means are of: of two layers at once, for one.
     c, sizes = case.integer(2, 4), (1, case.integer(3, 9), 1)
-    return _values(_merged(impl, *(_side(case, name, c, n) for name, n in zip("abc", sizes, strict=True))))
+    return _values(_merged(impl, *(_side(case, name, c, n, rows=(2,)) for name, n in zip("abc", sizes, strict=True))))
 
 
 nothing = merge.group("either side empty, or both", points=0.5)

@@ -624,7 +624,7 @@ MISCONCEPTIONS = [
     Misconception(
         "sync.convert_sync_batchnorm", "two_places_named_once",
         ((_PLACES, "parent.named_children()"), (_PLACED, _ANOTHER)),
-        "named_children() names a layer that stands twice in a module once, and one in two modules became two layers.",
+        "A layer that stands twice in one module was replaced once, and one that stands in two modules became two.",
         CONVERTING, "a recursion over named_children, as torch's own conversion",
     ),
     _convert(
@@ -634,7 +634,7 @@ MISCONCEPTIONS = [
     ),
     _convert(
         "first_place_only", _PLACED, "setattr(parent, name, converted.pop(child))",
-        "A layer that the model uses in several places was replaced in one: named_modules() names each layer once.",
+        "A layer that the model uses in several places was replaced in the first of them only.",
         CONVERTING, "a loop over the names of named_modules",
     ),
     _convert(

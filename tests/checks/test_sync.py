@@ -38,6 +38,12 @@ CLAUSES = [
     ("merge_moments", "mean of the union", "union_of_two: mean", "means_averaged"),
     ("merge_moments", "m2 of the union", "union_of_two: m2", "spread_between_forgotten"),
     ("merge_moments", "the same again: what comes out can be merged", "union_of_three: m2", "variance_returned"),
+    (
+        "merge_moments",
+        "of any shape",
+        "union_of_three: mean",
+        [("delta = mean_b - mean_a", "delta, _ = mean_b - mean_a, *mean_a.shape")],
+    ),
     ("merge_moments", "b may be empty", "union_with_an_empty_second_side", "empty_side_returned"),
     ("merge_moments", "a may be empty", "union_with_an_empty_first_side", "only_second_side_may_be_empty"),
     ("merge_moments", "of an empty a only n counts", "union_with_an_empty_first_side: mean", "empty_side_listened_to"),

@@ -78,8 +78,8 @@ def filled_sides_only(a, b):
     counts, means, m2s = zip(*sides, strict=True)
     weights = torch.tensor(counts, dtype=means[0].dtype) / sum(counts)
     means = torch.stack(means)
-    mean = torch.einsum("s,sc->c", weights, means)
-    between = torch.einsum("s,sc->c", weights * sum(counts), (means - mean).square())
+    mean = torch.einsum("s,s...->...", weights, means)
+    between = torch.einsum("s,s...->...", weights * sum(counts), (means - mean).square())
     return sum(counts), mean, torch.stack(m2s).sum(dim=0) + between
 
 
@@ -98,7 +98,7 @@ def numpy_detour(a, b):
 def channel_by_channel(a, b):
     (n_a, mean_a, m2_a), (n_b, mean_b, m2_b) = a, b
     n, mean, m2 = n_a + n_b, *(v.clone() for v in (a if n_a else b)[1:])
-    for c in range(len(mean) if n_a and n_b else 0):
+    for c in np.ndindex(*mean.shape) if n_a and n_b else ():
         delta = float(mean_b[c]) - float(mean_a[c])
         mean[c] = float(mean_a[c]) + delta * n_b / n
         m2[c] = float(m2_a[c]) + float(m2_b[c]) + delta * delta * n_a * n_b / n
