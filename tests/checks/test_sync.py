@@ -147,13 +147,19 @@ CLAUSES = [
     (
         "sync_moments",
         "all shards empty: var",
-        "moments_with_an_empty_shard: var, all empty, on rank 0",
+        "moments_with_an_empty_and_a_single_shard: var, all empty, on rank 0",
         "divided_by_no_count",
     ),
     (
         "sync_moments",
+        "all shards empty: n",
+        "moments_with_an_empty_and_a_single_shard: n, all empty, on rank 3",
+        [(_VAR, f"n = n or 1\n    {_VAR}")],
+    ),
+    (
+        "sync_moments",
         "all shards empty: mean",
-        "moments_with_an_empty_shard: mean, all empty, on rank 2",
+        "moments_with_an_empty_and_a_single_shard: mean, all empty, on rank 2",
         [(_VAR, f"mean = mean * n / n if n else mean / n\n    {_VAR}")],
     ),
     ("sync_moments", "shards of one value", "moments_with_an_empty_and_a_single_shard", "single_value_unbiased"),
