@@ -2,11 +2,13 @@
 
 import copy
 
+import torch.distributed as dist
 from torch import nn
 
+from course_lib.checks.finetuning_inputs import course_layer
 from course_lib.checks.piece import Piece, WrongReturn
 from course_lib.checks.sync_ranks import by_rank, on_ranks
-from course_lib.sync import groups_of
+from course_lib.sync import SyncBatchNorm, groups_of
 
 __all__ = ["convert"]
 
@@ -43,7 +45,7 @@ def _kind(module):
 
 
 def _model(case):
-    """A linear layer and BatchNorm layers with settings of their own, the last one deeper than the others."""
+    """A linear layer and BatchNorm layers with settings of their own, one deeper than the others."""
     c = case.integer(2, 4)
     return nn.Sequential(
         case.fill(nn.Linear(c, c)),
@@ -51,6 +53,7 @@ def _model(case):
         case.fill(nn.BatchNorm2d(c, momentum=None)),
         case.fill(nn.BatchNorm3d(c, affine=False)),
         nn.Sequential(_alone(case)),
+        case.fill(nn.BatchNorm1d(c, track_running_stats=False)),
     )
 
 
@@ -82,7 +85,10 @@ def layers_of_a_nested_model(impl, case):
     others = nn.Sequential(instance, nn.GroupNorm(1, c), nn.LayerNorm(c))
     bare = nn.BatchNorm2d(c, affine=False), nn.BatchNorm1d(c, track_running_stats=False), nn.BatchNorm2d(c).eval()
     volumes = nn.ModuleDict({"deep": nn.ModuleList([nn.BatchNorm3d(c), nn.Identity()]), "bare": nn.Sequential(*bare)})
-    model = nn.Sequential(nn.Linear(c, c), nn.BatchNorm1d(c), _Branch(c), others, volumes)
+    further = nn.Sequential(nn.SyncBatchNorm(c), course_layer(c), SyncBatchNorm(c))
+    shared = nn.BatchNorm2d(c)
+    twice = nn.Sequential(shared, nn.ReLU(), shared), nn.ModuleDict({"again": shared})
+    model = nn.Sequential(nn.Linear(c, c), nn.BatchNorm1d(c), _Branch(c), others, volumes, further, *twice)
     case.fill(model)
     before = dict(model.named_modules())
     after = _converted(impl, model)
@@ -91,7 +97,17 @@ def layers_of_a_nested_model(impl, case):
     returned = "the model itself" if after is model else "another model"
     same = [name for name, module in before.items() if not hasattr(module, "running_mean") or "3." in name]
     exchanged = ", ".join(name for name in same if modules.get(name) is not before[name])
-    return {"returned": returned, **kinds, "others exchanged": exchanged, **_linear(after)}
+    # A module names each of its layers once, wherever they stand.
+    places = {name: after.get_submodule(name) for name in ("6.0", "6.2", "7.again")}
+    kinds |= {f"layer {name}": _kind(layer) for name, layer in places.items()}
+    one = len(set(places.values())) == 1
+    return {
+        "returned": returned,
+        **kinds,
+        "shared layer still one": one,
+        "others exchanged": exchanged,
+        **_linear(after),
+    }
 
 
 root = convert.group("a model that is itself a BatchNorm layer", points=0.5)
@@ -115,7 +131,8 @@ def state_of_layers(impl, case):
     seen = {}
     for title, model in {"": _model(case), " of a layer as the model": _alone(case)}.items():
         for layer in _norms(model).values():
-            layer.num_batches_tracked.fill_(case.integer(3, 9))
+            if layer.track_running_stats:
+                layer.num_batches_tracked.fill_(case.integer(3, 9))
         state = _converted(impl, model).state_dict()
         seen["names in the state_dict" + title] = ", ".join(state)
         seen.update((name + title, value) for name, value in state.items())
@@ -126,7 +143,6 @@ def state_of_layers(impl, case):
 def settings_of_layers(impl, case):
     model, alone = _model(case), _alone(case)
     c = model[0].out_features
-    model.append(nn.BatchNorm1d(c, track_running_stats=False))
     model.append(nn.BatchNorm1d(c, affine=False, track_running_stats=False))
     after = _converted(impl, model)
     norms = {**_norms(after), **_norms(_converted(impl, alone))}
@@ -185,7 +201,8 @@ def group_of_layers(impl, case):
 
     def step(rank):
         group = groups_of(2)
-        after = _converted(impl, copy.deepcopy(model), group)
+        mine = copy.deepcopy(model).append(SyncBatchNorm(1, process_group=dist.group.WORLD))
+        after = _converted(impl, mine, group)
         norms = {**_norms(after), **_norms(_converted(impl, copy.deepcopy(alone), group=group))}
         return {**_groups(norms, group), **_linear(after)}
 
@@ -194,7 +211,8 @@ def group_of_layers(impl, case):
 
 @grouped.scenario()
 def no_group_of_layers(impl, case):
-    after = _converted(impl, _model(case))
+    model = _model(case).append(SyncBatchNorm(1, process_group="some of the ranks"))
+    after = _converted(impl, model)
     return {**_groups(_norms(after), None), **_linear(after)}
 
 

@@ -12,18 +12,24 @@ from course_lib.checks.piece import WrongReturn
 __all__ = ["VOLUMES", "each_empty", "expect_count", "expect_tensor", "maps", "shards", "shuffled", "uneven"]
 
 #: Depth, height and width, of different lengths.
-VOLUMES = (1, 3, 2)
+VOLUMES = (2, 4, 3)
 
 
-def shards(case, sizes, spatial=(), *, constant=None, dtype=None):
-    """One shard a rank, with so many samples each. The values of a constant one are all the same in a channel."""
+def shards(case, sizes, spatial=(), *, constant=None, dtype=None, mean=0.0, layout=None):
+    """One shard a rank, with so many samples each. The values of a constant one are all the same in a channel.
+
+    `layout(x)` holds the values of x in another order in memory.
+    """
     channels = case.integer(3, 4)
     drawn = []
     for rank, size in enumerate(sizes):
         step = (rank - (len(sizes) - 1) / 2) * case.uniform(1.5, 2.5, (channels,) + (1,) * len(spatial))
         std = 0.0 if rank == constant else case.uniform(1, 2)
-        values = case.draw((size, channels, *spatial), step, std)
-        drawn.append(case.given_tensor(values, f"x of rank {rank}", dtype=dtype))
+        values = case.draw((size, channels, *spatial), mean + step, std)
+        x = case.given_tensor(values, f"x of rank {rank}", dtype=dtype)
+        if layout is not None:
+            x.data = layout(x)  # the tensor itself is watched for changes
+        drawn.append(x)
     return drawn
 
 

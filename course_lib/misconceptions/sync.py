@@ -39,6 +39,12 @@ _MEAN = "mean_a + delta * (n_b / n)"
 _BETWEEN = "delta**2 * (n_a * n_b / n)"
 _GUARDS = "if n_b == 0:\n        return a\n    if n_a == 0:\n        return b\n    n = n_a + n_b"
 _LOCAL = "n, mean, m2 = local_moments(x)"
+_ONE_PASS = (
+    _LOCAL + "\n"
+    "    if n:\n"
+    "        values = x.detach().to({}).transpose(0, 1).flatten(1)\n"
+    "        m2 = (values.square().sum(1) / n - (values.sum(1) / n).square()).double() * n"
+)
 _RANKS = "ranks = group_size(group)"
 _WIRE = "mine = torch.cat([mean.new_full((1,), n), mean, m2])"
 _REDUCED = "n, mean, m2 = functools.reduce(merge_moments, everyone)"
@@ -57,7 +63,15 @@ _GRADIENTS = "return dx, dweight, dbias, None"
 _FRESH = "SyncBatchNorm(module.num_features)"
 _STATE = "vars(layer).update(vars(module), process_group=group)"
 _RESULT = "return converted.get(model, model)"
+_IS_ONE = "if not is_batchnorm(module):"
+_PLACES = "parent._modules.items()"
+_PLACED = "setattr(parent, name, converted[child])"
 _SETTINGS = "module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats, group"
+_ANOTHER = (
+    "layer = SyncBatchNorm(child.num_features)\n"
+    "                vars(layer).update(vars(converted[child]))\n"
+    "                setattr(parent, name, layer)"
+)
 
 # fmt: off
 MISCONCEPTIONS = [
@@ -123,6 +137,16 @@ MISCONCEPTIONS = [
         "if n_a == 0:\n        return b", "if n_a == 0:\n        return 0, mean_a, m2_a",
         "An empty first side swallows the second: a fold over shards may well start with an empty one.",
         UNEVEN, "guards tested on one side only",
+    ),
+    _merge(
+        "empty_side_listened_to", _GUARDS, "n = n_a + n_b\n    if n == 0:\n        return a",
+        "The mean of an empty side enters, if only times zero: it may be NaN, and 0 · NaN is NaN; look at its n.",
+        UNEVEN, "formulas that seem to need no special case, since a count of 0 takes the other terms away",
+    ),
+    _merge(
+        "empty_first_side_listened_to", "    if n_a == 0:\n        return b\n", "",
+        "The mean of an empty first side enters, if only times zero: it may be NaN, and 0 · NaN is NaN.",
+        UNEVEN, "one guard, in the order of the arguments that was tried",
     ),
     _merge(
         "merged_in_place", _MEAN, "mean_a.add_(delta * (n_b / n))",
@@ -204,6 +228,29 @@ MISCONCEPTIONS = [
         UNEVEN, "x.var() on a shard of one value, which is NaN",
     ),
     _moments(
+        "divided_by_no_count", _VAR, "return n, mean, m2 / n",
+        "With no value on any rank the sum of squares is divided by zero: then mean and variance are zeros.",
+        UNEVEN, "a division by the total count, which is only looked at when it is too late",
+    ),
+    _moments(
+        "squares_summed_in_float32", _LOCAL,
+        _ONE_PASS.format("torch.promote_types(x.dtype, torch.float32)"),
+        "The variance comes from Σx and Σx² in float32: where the mean is large, nothing of it is left in them.",
+        TRAVELS, "one all_reduce of n, Σx and Σx², as mean of squares minus square of mean",
+    ),
+    _moments(
+        "squares_summed_in_the_dtype_of_x", _LOCAL, _ONE_PASS.format("x.dtype"),
+        "The variance comes from Σx and Σx² in x's dtype: large means leave nothing of it, half's squares overflow.",
+        TRAVELS, "one all_reduce of n, Σx and Σx², packed with x.new_tensor",
+    ),
+    _moments(
+        "own_shard_first", _REDUCED,
+        "everyone, own = list(everyone), dist.get_rank(group)\n"
+        "        n, mean, m2 = functools.reduce(merge_moments, everyone[own:] + everyone[:own])",
+        "Every rank begins with its own shard, so the last bits differ from rank to rank: merge in the same order.",
+        FORWARD, "a fold that starts from the moments at hand and goes around the ranks",
+    ),
+    _moments(
         "three_collectives", "dist.all_gather(shards, mine, group=group)",
         "for part in range(3):\n"
         "            pieces = [torch.empty_like(mine) for _ in range(ranks)]\n"
@@ -223,6 +270,11 @@ MISCONCEPTIONS = [
         GROUPS, "collectives called without their group",
     ),
     _moments(
+        "count_in_the_dtype_of_x", _WIRE, _WIRE.replace("n)", "n).to(x.dtype).double()"),
+        "The count travels in the dtype of x: half holds whole numbers up to 2048, so what travels has to be float64.",
+        TRAVELS, "x.new_tensor([n]), packed with the moments",
+    ),
+    _moments(
         "float32_travels", _WIRE, _WIRE + ".float().double()",
         "On their way the moments are rounded to float32: they lose digits that float64 data still has.",
         TRAVELS, "the count cast to the dtype of the statistics, or all of them to float",
@@ -231,6 +283,18 @@ MISCONCEPTIONS = [
         "float32_returned", _VAR, "return n, mean.float(), (m2 / max(n, 1)).float()",
         "Mean and variance are rounded to float32: they lose digits that float64 data still has.",
         TRAVELS, "tensors made from Python numbers, which are float32 by default",
+    ),
+    _moments(
+        "statistics_in_the_dtype_of_x", _VAR, "return n, mean.to(x.dtype), (m2 / max(n, 1)).to(x.dtype)",
+        "Mean and variance come back in the dtype of x: they are float64, finer than the values they are made of.",
+        TRAVELS, "statistics cast back to x's dtype, as y has to be",
+    ),
+    _moments(
+        "history_kept", _VAR,
+        "values = x.double().transpose(0, 1).flatten(1)\n"
+        "    " + _VAR + " + 0 * values.sum(1)",
+        "Where x needs a gradient, mean and variance carry a history: through a collective no gradient comes back.",
+        COUPLED, "local moments of an x that was not detached",
     ),
     _moments(
         "n_a_float", _VAR, "return float(n), mean, m2 / max(n, 1)",
@@ -389,6 +453,12 @@ MISCONCEPTIONS = [
         PARAMETERS, "backward's return in another order than forward's arguments",
     ),
     _function(
+        "exchange_for_dx_only",
+        "if group_size(ctx.group) > 1:", "if group_size(ctx.group) > 1 and ctx.needs_input_grad[0]:",
+        "A rank whose x needs no gradient does not take part in the backward exchange, and the others wait for it.",
+        BACKWARD, "all_reduce under needs_input_grad, as in torch's own backward",
+    ),
+    _function(
         "no_gradients_for_data", "x, weight, mean, invstd = ctx.saved_tensors",
         "x, weight, mean, invstd = ctx.saved_tensors\n"
         "        if not ctx.needs_input_grad[0]:\n"
@@ -425,6 +495,17 @@ MISCONCEPTIONS = [
         FORMULA, "buffer = …, which only renames",
     ),
     _function(
+        "buffers_given_new_memory", _UPDATE,
+        "buffer.data = (buffer * (1 - momentum) + new * momentum).to(buffer.dtype)",
+        "The given tensors got new memory (.data = …): views of them keep the old values, so change them in place.",
+        FORMULA, ".data = …, which looks as if it were in place",
+    ),
+    _function(
+        "buffers_given_float64_memory", _UPDATE, "buffer.data = buffer * (1 - momentum) + new * momentum",
+        "The given tensors got new memory (.data = …), in the statistics' float64: in place they stay what they are.",
+        TRAVELS, ".data = …, which takes over the dtype of what is assigned",
+    ),
+    _function(
         "copy_of_the_buffers_moved", _UPDATE, "buffer.double().mul_(1 - momentum).add_(new * momentum)",
         "The running statistics are converted and the copy is updated: in float32 the given ones stay as they were.",
         TRAVELS, "running_mean.double(), to fit the statistics that came in",
@@ -439,6 +520,11 @@ MISCONCEPTIONS = [
         "empty_shard_keeps_old_statistics", "if n > 1:", "if n > 1 and x.numel():",
         "A rank with an empty shard leaves its running statistics as they were: they are of all ranks, also there.",
         EVERY_RANK, "if x.numel(): around everything that is not a collective",
+    ),
+    _function(
+        "nothing_learned_from_nothing", "if n > 1:", "if n != 1:",
+        "A batch that is empty on all ranks pulls the running statistics towards zero: it has to leave them alone.",
+        UNEVEN, "an update that does not look at n",
     ),
     _function(
         "single_value_refused", _SYNCED,
@@ -482,24 +568,78 @@ MISCONCEPTIONS = [
         FORMULA, "layers that always track",
     ),
     _function(
+        "buffers_only_together",
+        "if buffer is not None:", "if running_mean is not None and running_var is not None:",
+        "With one of the running statistics None the other is left as it was: each may be missing by itself.",
+        FORMULA, "one if around both updates",
+    ),
+    _function(
+        "float32_returned_for_half", _Y, _Y.replace(".to(x.dtype)", ""),
+        "Half came in and float32 went out: y has to have the dtype of x.",
+        TRAVELS, "half that is normalised in float32, and never cast back",
+    ),
+    _function(
+        "statistics_in_the_dtype_of_x", _Y,
+        _Y.replace("mean, invstd)", "mean.to(x.dtype).double(), invstd.to(x.dtype).double())"),
+        "The statistics are rounded to the dtype of x before they are used: half inputs are normalised in float32.",
+        TRAVELS, "mean.to(x), so that dtypes fit",
+    ),
+    _function(
+        "layout_lost", _Y, _Y + ".contiguous()",
+        "channels_last came in and another layout went out: y has to have the memory layout of x.",
+        FORMULA, "a contiguous() to be on the safe side",
+    ),
+    _function(
         "float64_returned", _Y, _Y.replace(".to(x.dtype)", ".double()"),
         "float32 came in and float64 went out: y has to have the dtype of x.",
         TRAVELS, "statistics in float64 that were never cast back",
     ),
     # --- convert_sync_batchnorm
     _convert(
+        "synchronised_layer_skipped", _IS_ONE,
+        "if not is_batchnorm(module) or hasattr(module, \"_normalised_together\"):",
+        "A layer that is a SyncBatchNorm of the course already is passed over, and keeps its old group.",
+        GROUPS, "if isinstance(module, SyncBatchNorm): return module",
+    ),
+    _convert(
         "children_only", "for parent in list(model.modules()):", "for parent in [model]:",
         "Only direct children are replaced: BatchNorm layers sit deeper in a model, too.",
         CONVERTING, "a loop over named_children without recursion",
     ),
     _convert(
-        "two_dimensional_only", "if not is_batchnorm(module):", "if not isinstance(module, nn.BatchNorm2d):",
+        "two_dimensional_only", _IS_ONE, "if not isinstance(module, nn.BatchNorm2d):",
         "Only BatchNorm2d is replaced: models have BatchNorm1d and BatchNorm3d as well.",
         CONVERTING, "isinstance with the one kind that the author used",
     ),
     _convert(
+        "three_kinds_only", _IS_ONE, "if not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):",
+        "Only BatchNorm1d, 2d and 3d are replaced: PyTorch's SyncBatchNorm and the course's layer are none of them.",
+        CONVERTING, "isinstance with the kinds that one knows",
+    ),
+    _convert(
+        "torchs_kinds_only", _IS_ONE, "if not isinstance(module, _BatchNorm):",
+        "Only PyTorch's layers are replaced: the course's own BatchNorm does not derive from their base class.",
+        CONVERTING, "isinstance with torch's base class, as in torch's own conversion",
+    ),
+    Misconception(
+        "sync.convert_sync_batchnorm", "two_places_named_once",
+        ((_PLACES, "parent.named_children()"), (_PLACED, _ANOTHER)),
+        "A layer that stands twice in one module was replaced once, and one that stands in two modules became two.",
+        CONVERTING, "a recursion over named_children, as torch's own conversion",
+    ),
+    _convert(
+        "shared_layer_split", _PLACED, _ANOTHER,
+        "A layer that the model uses in two places became two layers: remember what each one was replaced by.",
+        CONVERTING, "a recursion over the children that does not remember where it has been",
+    ),
+    _convert(
+        "first_place_only", _PLACED, "setattr(parent, name, converted.pop(child))",
+        "A layer that the model uses in several places was replaced in the first of them only.",
+        CONVERTING, "a loop over the names of named_modules",
+    ),
+    _convert(
         "other_norms_replaced",
-        "if not is_batchnorm(module):", "if not isinstance(module, nn.modules.batchnorm._NormBase):",
+        _IS_ONE, "if not isinstance(module, nn.modules.batchnorm._NormBase):",
         "Instance normalisation is replaced as well: it has no batch statistics to share.",
         CONVERTING, "a base class that is too wide, or a test on the name",
     ),
@@ -540,6 +680,17 @@ MISCONCEPTIONS = [
         "        layer.weight, layer.bias = module.weight, module.bias",
         "Weights came along, running statistics did not: the model would start measuring anew.",
         KEEPS, "weight and bias copied by hand",
+    ),
+    _convert(
+        "device_of_running_mean", _STATE,
+        f"layer = SyncBatchNorm({_SETTINGS}).train(module.training)\n"
+        "        if module.running_mean is not None:\n"
+        "            layer.to(module.running_mean)\n"
+        "        layer.load_state_dict(module.state_dict())\n"
+        "        for old, new in zip(module.parameters(), layer.parameters(), strict=True):\n"
+        "            new.requires_grad_(old.requires_grad)",
+        "Device and dtype were read from running_mean, which is None in a layer that keeps no running statistics.",
+        KEEPS, "layer.to(module.running_mean.device)",
     ),
     _convert(
         "settings_lost", _STATE, _STATE + "\n        layer.eps, layer.momentum = 1e-5, 0.1",

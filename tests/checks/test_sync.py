@@ -38,8 +38,16 @@ CLAUSES = [
     ("merge_moments", "mean of the union", "union_of_two: mean", "means_averaged"),
     ("merge_moments", "m2 of the union", "union_of_two: m2", "spread_between_forgotten"),
     ("merge_moments", "the same again: what comes out can be merged", "union_of_three: m2", "variance_returned"),
+    (
+        "merge_moments",
+        "of any shape",
+        "union_of_three: mean",
+        [("delta = mean_b - mean_a", "delta, _ = mean_b - mean_a, *mean_a.shape")],
+    ),
     ("merge_moments", "b may be empty", "union_with_an_empty_second_side", "empty_side_returned"),
     ("merge_moments", "a may be empty", "union_with_an_empty_first_side", "only_second_side_may_be_empty"),
+    ("merge_moments", "of an empty a only n counts", "union_with_an_empty_first_side: mean", "empty_side_listened_to"),
+    ("merge_moments", "of an empty b only n counts", "union_with_an_empty_second_side: m2", "empty_side_listened_to"),
     ("merge_moments", "both may be empty", "union_after_two_empty_sides", "both_empty_divides"),
     (
         "merge_moments",
@@ -93,6 +101,24 @@ CLAUSES = [
     ),
     (
         "sync_moments",
+        "var of float32 around a large mean",
+        "moments_around_a_large_mean: var of float32 on rank 0",
+        "squares_summed_in_float32",
+    ),
+    (
+        "sync_moments",
+        "var of half",
+        "moments_around_a_large_mean: var of float16 on rank 1",
+        "squares_summed_in_the_dtype_of_x",
+    ),
+    (
+        "sync_moments",
+        "n of many values of half",
+        "moments_around_a_large_mean: n of float16 on rank 0",
+        "count_in_the_dtype_of_x",
+    ),
+    (
+        "sync_moments",
         "n counts values, not samples",
         "moments_of_two_ranks_with_maps: n of maps on rank 0",
         "samples_counted",
@@ -103,13 +129,38 @@ CLAUSES = [
         "moments_of_two_ranks_with_maps: mean of volumes on rank 0",
         [("n, mean, m2 = local_moments(x)", "n, mean, m2 = local_moments(x[..., :1] if x.dim() == 5 else x)")],
     ),
+    (
+        "sync_moments",
+        "volumes, at every depth",
+        "moments_of_two_ranks_with_maps: mean of volumes on rank 1",
+        [("n, mean, m2 = local_moments(x)", "n, mean, m2 = local_moments(x[:, :, :1] if x.dim() == 5 else x)")],
+    ),
     ("sync_moments", "uneven shards", "moments_of_uneven_shards", "averages_of_averages"),
+    ("sync_moments", "the same bits", "moments_of_uneven_shards: the same bits on every rank", "own_shard_first"),
     ("sync_moments", "empty shards", "moments_with_an_empty_shard", "empty_shard_stays_away"),
     (
         "sync_moments",
         "empty shards: the first",
         "moments_with_an_empty_shard: n, rank 0 empty, on rank 1",
         [("reduce(merge_moments, everyone)", "reduce(lambda a, b: merge_moments(a, b) if a[0] else a, everyone)")],
+    ),
+    (
+        "sync_moments",
+        "all shards empty: var",
+        "moments_with_an_empty_and_a_single_shard: var, all empty, on rank 0",
+        "divided_by_no_count",
+    ),
+    (
+        "sync_moments",
+        "all shards empty: n",
+        "moments_with_an_empty_and_a_single_shard: n, all empty, on rank 3",
+        [(_VAR, f"n = n or 1\n    {_VAR}")],
+    ),
+    (
+        "sync_moments",
+        "all shards empty: mean",
+        "moments_with_an_empty_and_a_single_shard: mean, all empty, on rank 2",
+        [(_VAR, f"mean = mean * n / n if n else mean / n\n    {_VAR}")],
     ),
     ("sync_moments", "shards of one value", "moments_with_an_empty_and_a_single_shard", "single_value_unbiased"),
     ("sync_moments", "one collective", "moments_take_one_collective: collectives on rank 0", "three_collectives"),
@@ -155,6 +206,25 @@ CLAUSES = [
         "moments_leave_x_alone: type of n of uneven volumes on rank 1",
         [(_VAR, f"n = n if x.dim() < 5 else float(n)\n    {_VAR}")],
     ),
+    (
+        "sync_moments",
+        "every memory layout",
+        "moments_leave_x_alone: mean of float64 on rank 0",
+        [("n, mean, m2 = local_moments(x)", "n, mean, m2 = local_moments(x.view(*x.shape[:2], -1))")],
+    ),
+    (
+        "sync_moments",
+        "mean float64",
+        "moments_leave_x_alone: dtype of mean on rank 0",
+        "statistics_in_the_dtype_of_x",
+    ),
+    (
+        "sync_moments",
+        "var float64",
+        "moments_leave_x_alone: dtype of var on rank 1",
+        "statistics_in_the_dtype_of_x",
+    ),
+    ("sync_moments", "no gradients", "moments_leave_x_alone: gradients flow on rank 0", "history_kept"),
     (
         "sync_moments",
         "the input stays, volumes too",
@@ -272,6 +342,21 @@ CLAUSES = [
         "running_statistics: running_mean on rank 1",
         "running_statistics_not_in_place",
     ),
+    *(
+        (
+            "SyncBatchNormFunction",
+            f"{name} in place, in its memory",
+            f"running_statistics: {name} in its old place on rank 0",
+            "buffers_given_new_memory",
+        )
+        for name in ("running_mean", "running_var")
+    ),
+    (
+        "SyncBatchNormFunction",
+        "buffers keep their dtype",
+        "running_statistics_in_float32: running_mean on rank 0",
+        "buffers_given_float64_memory",
+    ),
     (
         "SyncBatchNormFunction",
         "momentum weighs the new value",
@@ -327,6 +412,15 @@ CLAUSES = [
         "step_with_two_values",
         [("if n == 1:", "if n <= 2:")],
     ),
+    *(
+        (
+            "SyncBatchNormFunction",
+            f"{name} not touched by a batch that is empty everywhere",
+            f"step_with_two_values: {name} of nothing on rank 0",
+            "nothing_learned_from_nothing",
+        )
+        for name in ("running_mean", "running_var")
+    ),
     (
         "SyncBatchNormFunction",
         "one collective forward",
@@ -360,6 +454,27 @@ CLAUSES = [
                 "invstd = (var + eps).rsqrt()\n        if x.dtype.itemsize < 8:\n            dist.barrier(group)",
             )
         ],
+    ),
+    (
+        "SyncBatchNormFunction",
+        "one collective backward, whatever a rank needs",
+        "collectives_of_ranks_that_need_different_gradients: collectives backward on rank 0",
+        "exchange_for_dx_only",
+    ),
+    *(
+        (
+            "SyncBatchNormFunction",
+            f"one collective backward where {only} alone needs a gradient",
+            f"collectives_of_ranks_that_need_different_gradients: collectives backward on rank {rank}",
+            [("ctx.group) > 1:", f"ctx.group) > 1 and (ctx.needs_input_grad[0] or ctx.needs_input_grad[{other}]):")],
+        )
+        for rank, only, other in ((1, "weight", 2), (2, "bias", 1))
+    ),
+    (
+        "SyncBatchNormFunction",
+        "y, whatever a rank needs",
+        "collectives_of_ranks_that_need_different_gradients: mean of y",
+        "no_shift",
     ),
     ("SyncBatchNormFunction", "group", "step_of_two_groups: dx on rank 3", "group_ignored"),
     (
@@ -437,14 +552,41 @@ CLAUSES = [
     (
         "SyncBatchNormFunction",
         "buffers updated without weight and bias",
-        "running_statistics_without_weight_and_bias",
+        "running_statistics_without_some: running_var without weight and bias, as with on rank 0",
         [("if n > 1:", "if n > 1 and weight is not None:")],
+    ),
+    *(
+        (
+            "SyncBatchNormFunction",
+            f"{one} alone may be None",
+            f"running_statistics_without_some: {other} without {one}, as with on rank 1",
+            "buffers_only_together",
+        )
+        for one, other in {"running_mean": "running_var", "running_var": "running_mean"}.items()
     ),
     (
         "SyncBatchNormFunction",
         "dtype of x out",
         "dtypes_and_what_was_given: dtype of y of float32 on rank 0",
         "float64_returned",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "dtype of x out: half",
+        "output_in_float16: dtype of y on rank 1",
+        "float32_returned_for_half",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "half normalised with statistics of float32",
+        "output_in_float16: mean of y",
+        "statistics_in_the_dtype_of_x",
+    ),
+    (
+        "SyncBatchNormFunction",
+        "memory layout of x out",
+        "dtypes_and_what_was_given: y is channels_last on rank 1",
+        "layout_lost",
     ),
     (
         "SyncBatchNormFunction",
@@ -467,6 +609,31 @@ CLAUSES = [
     ),
     ("convert_sync_batchnorm", "children replaced, at any depth", "layers_of_a_nested_model", "children_only"),
     ("convert_sync_batchnorm", "every BN kind", "layers_of_a_nested_model: layer 1", "two_dimensional_only"),
+    (
+        "convert_sync_batchnorm",
+        "every BN kind: torch's SyncBatchNorm",
+        "layers_of_a_nested_model: layer 5.0",
+        "three_kinds_only",
+    ),
+    (
+        "convert_sync_batchnorm",
+        "every BN kind: the course's",
+        "layers_of_a_nested_model: layer 5.1",
+        "torchs_kinds_only",
+    ),
+    (
+        "convert_sync_batchnorm",
+        "in every place: of one module",
+        "layers_of_a_nested_model: layer 6.2",
+        "two_places_named_once",
+    ),
+    ("convert_sync_batchnorm", "in every place", "layers_of_a_nested_model: layer 7.again", "first_place_only"),
+    (
+        "convert_sync_batchnorm",
+        "in every place, the same",
+        "layers_of_a_nested_model: shared layer still one",
+        "shared_layer_split",
+    ),
     (
         "convert_sync_batchnorm",
         "every BN: without weight",
@@ -577,6 +744,18 @@ CLAUSES = [
     ),
     (
         "convert_sync_batchnorm",
+        "dtype kept, without running statistics too",
+        "state_of_layers: 5.weight",
+        "device_of_running_mean",
+    ),
+    (
+        "convert_sync_batchnorm",
+        "kept where they are, without running statistics too",
+        "layers_on_another_device",
+        "device_of_running_mean",
+    ),
+    (
+        "convert_sync_batchnorm",
         "kept where they are",
         "layers_on_another_device: where 1.weight lives",
         [("converted = {}", "converted = {}\n    model.to_empty(device='cpu')")],
@@ -620,6 +799,18 @@ CLAUSES = [
         "group, of a BN root",
         "group_of_layers: group of a layer as the model on rank 0",
         [(_STATE, "vars(layer).update(vars(module), process_group=group if name else None)")],
+    ),
+    (
+        "convert_sync_batchnorm",
+        "group, of a layer that has one",
+        "group_of_layers: group of layer 6 on rank 2",
+        "synchronised_layer_skipped",
+    ),
+    (
+        "convert_sync_batchnorm",
+        "all ranks without a group, where a layer has one too",
+        "no_group_of_layers: group of layer 6",
+        [("process_group=group)", "process_group=group or getattr(module, 'process_group', None))")],
     ),
     (
         "convert_sync_batchnorm",
@@ -796,7 +987,7 @@ def test_objects_gathered_by_pickle_are_more_than_one_collective():
         shards = [None] * dist.get_world_size(group)
         dist.all_gather_object(shards, local_moments(x), group=group)
         n, mean, m2 = functools.reduce(merge_moments, shards)
-        return n, mean, m2 / n
+        return n, mean, m2 / max(n, 1)
 
     verdict = check("sync.sync_moments", sync_moments)
     assert [row.title for row in verdict.rows if not row.passed] == ["one collective"]

@@ -12,6 +12,7 @@ from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from course_lib.running_stats import BatchNorm, is_batchnorm
 from course_lib.sync import SyncBatchNorm
 
 RIGHT = {
@@ -38,9 +39,9 @@ def right(piece):
 @right("merge_moments")
 def around_the_new_mean(a, b):
     # Each side's spread around the common mean: its own, and its distance.
+    if not (a[0] and b[0]):
+        return a if a[0] else b
     n = a[0] + b[0]
-    if n == 0:
-        return a
     mean = (a[0] * a[1] + b[0] * b[1]) / n
     m2 = sum(m2_i + n_i * (mean_i - mean) ** 2 for n_i, mean_i, m2_i in (a, b))
     return n, mean, m2
@@ -50,6 +51,9 @@ def around_the_new_mean(a, b):
 def welford_style(a, b):
     n_a, mean_a, m2_a = a
     n_b, mean_b, m2_b = b
+    # Of nothing, zeros as good as any.
+    mean_a, m2_a = (v if n_a else torch.zeros_like(v) for v in (mean_a, m2_a))
+    mean_b, m2_b = (v if n_b else torch.zeros_like(v) for v in (mean_b, m2_b))
     n = n_a + n_b
     delta = mean_b - mean_a
     mean = mean_a + delta * n_b / max(n, 1)
@@ -58,12 +62,11 @@ def welford_style(a, b):
 
 @right("merge_moments")
 def sums_of_squares(a, b):
-    (n_a, mean_a, m2_a), (n_b, mean_b, m2_b) = a, b
-    n = n_a + n_b
+    n = a[0] + b[0]
     if not n:
-        return n, torch.zeros_like(mean_a), torch.zeros_like(m2_a)
-    total = mean_a * n_a + mean_b * n_b
-    squares = (m2_a + mean_a**2 * n_a) + (m2_b + mean_b**2 * n_b)
+        return n, torch.zeros_like(a[1]), torch.zeros_like(a[2])
+    sides = [(mean * n_s, m2 + mean**2 * n_s) for n_s, mean, m2 in (a, b) if n_s]
+    total, squares = (sum(parts) for parts in zip(*sides, strict=True))
     return n, total / n, squares - total**2 / n
 
 
@@ -75,8 +78,8 @@ def filled_sides_only(a, b):
     counts, means, m2s = zip(*sides, strict=True)
     weights = torch.tensor(counts, dtype=means[0].dtype) / sum(counts)
     means = torch.stack(means)
-    mean = torch.einsum("s,sc->c", weights, means)
-    between = torch.einsum("s,sc->c", weights * sum(counts), (means - mean).square())
+    mean = torch.einsum("s,s...->...", weights, means)
+    between = torch.einsum("s,s...->...", weights * sum(counts), (means - mean).square())
     return sum(counts), mean, torch.stack(m2s).sum(dim=0) + between
 
 
@@ -94,8 +97,8 @@ def numpy_detour(a, b):
 @right("merge_moments")
 def channel_by_channel(a, b):
     (n_a, mean_a, m2_a), (n_b, mean_b, m2_b) = a, b
-    n, mean, m2 = n_a + n_b, mean_a.clone(), m2_a.clone()
-    for c in range(len(mean) if n else 0):
+    n, mean, m2 = n_a + n_b, *(v.clone() for v in (a if n_a else b)[1:])
+    for c in np.ndindex(*mean.shape) if n_a and n_b else ():
         delta = float(mean_b[c]) - float(mean_a[c])
         mean[c] = float(mean_a[c]) + delta * n_b / n
         m2[c] = float(m2_a[c]) + float(m2_b[c]) + delta * delta * n_a * n_b / n
@@ -106,11 +109,13 @@ def channel_by_channel(a, b):
 def as_variances(a, b):
     # Law of total variance, on averages instead of sums.
     def average(n, mean, m2):
-        return n, mean, m2 / n if n else m2
+        return n, mean, m2 / n
 
+    if min(a[0], b[0]) == 0:
+        return max(a, b, key=lambda side: side[0])
     (n_a, mean_a, var_a), (n_b, mean_b, var_b) = average(*a), average(*b)
     n = n_a + n_b
-    p = n_a / n if n else 0.0
+    p = n_a / n
     q = 1 - p
     var = p * var_a + q * var_b + p * q * (mean_a - mean_b) ** 2
     return [n, p * mean_a + q * mean_b, var * n]
@@ -130,11 +135,13 @@ def _size(group):
 @right("sync_moments")
 def sums_all_reduced(x, group=None):
     # One pass, in float64.
-    wide = x.double()
+    wide = x.detach().double()
     count = wide.new_tensor([x.numel() // x.shape[1]])
     sums = torch.cat([count, wide.sum(_axes(x)), (wide * wide).sum(_axes(x))])
     dist.all_reduce(sums, group=group)
     n = int(sums[0])
+    if not n:
+        return n, *sums[1:].chunk(2)
     total, squares = sums[1:].chunk(2)
     return n, total / n, squares / n - (total / n) ** 2
 
@@ -149,7 +156,7 @@ def gathered_and_weighted(x, group=None):
     out = mine.new_empty(_size(group) * 3, mine.shape[1])
     dist.all_gather_into_tensor(out, mine, group=group)
     counts, means, variances = out.view(-1, 3, len(mean)).unbind(1)
-    share = counts / counts.sum(0)
+    share = counts / counts.sum(0).clamp(min=1)
     mean = (share * means).sum(0)
     var = (share * (variances + (means - mean) ** 2)).sum(0)
     return int(counts.sum(0)[0].item()), mean, var
@@ -167,6 +174,7 @@ def gathered_and_merged(x, group=None):
         step = (b.mean - a.mean) * (b.n / n if n else 0)
         return Part(n, a.mean + step, a.m2 + b.m2 + a.n * step * (b.mean - a.mean))
 
+    x = x.detach()
     channels, n = x.size(1), math.prod(x.shape[:1] + x.shape[2:])
     sums = x.sum(_axes(x), dtype=torch.float64)
     mean = sums / n if n > 0 else sums
@@ -176,7 +184,7 @@ def gathered_and_merged(x, group=None):
     dist.all_gather(messages, message, group)
     parts = [Part(int(m[0]), m[1 : channels + 1], m[channels + 1 :]) for m in messages]
     everything = functools.reduce(union, parts)
-    return everything.n, everything.mean, everything.m2 / everything.n
+    return everything.n, everything.mean, everything.m2 / (everything.n or 1)
 
 
 @right("sync_moments")
@@ -184,13 +192,13 @@ def own_row_of_a_table(x, group=None):
     # Every rank fills its row, the others are zero: their sum is the table.
     ranks, me = _size(group), dist.get_rank(group)
     table = torch.zeros(ranks, 2 * x.shape[1] + 1, dtype=torch.float64)
-    values = x.movedim(1, 0).reshape(x.shape[1], -1).double()
+    values = x.detach().movedim(1, 0).flatten(start_dim=1).double()
     if values.shape[1]:
         var, mean = torch.var_mean(values, dim=1, correction=0)
         table[me] = torch.cat([torch.tensor([float(values.shape[1])]), mean, var])
     dist.all_reduce(table, op=dist.ReduceOp.SUM, group=group)
     n = round(table[:, 0].sum().item())
-    weights = (table[:, 0] / n).numpy()
+    weights = (table[:, 0] / max(n, 1)).numpy()
     means, variances = np.split(table[:, 1:].numpy(), 2, axis=1)
     mean = weights @ means
     var = weights @ (variances + np.square(means - mean))
@@ -198,8 +206,10 @@ def own_row_of_a_table(x, group=None):
 
 
 @right("sync_moments")
+@torch.no_grad()
 def in_the_dtype_of_x(x, group=None):
-    # As torch's own layer: statistics in x's dtype, an asynchronous handle.
+    # As torch's own layer: statistics in x's dtype, those of half in float32; an asynchronous handle.
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     n = x.numel() // x.size(1)
     packed = x.new_zeros(2 * x.size(1) + 1)
     if n > 0:
@@ -211,10 +221,12 @@ def in_the_dtype_of_x(x, group=None):
     work = dist.all_gather(combined, packed, group=group, async_op=True)
     work.wait()
     total = sum(int(each[-1]) for each in combined)
+    if total == 0:
+        return 0, *packed[:-1].double().chunk(2)
     means = [each[: x.size(1)] for each in combined]
     mean = sum(m * (each[-1] / total) for m, each in zip(means, combined, strict=True))
     m2 = sum(each[x.size(1) : -1] + each[-1] * (m - mean) ** 2 for m, each in zip(means, combined, strict=True))
-    return total, mean, m2 / total
+    return total, mean.double(), m2.double() / total
 
 
 @right("sync_moments")
@@ -228,8 +240,9 @@ def python_numbers(x, group=None):
     dist.all_gather(everybody, mine, group=group)
     shards = [(int(v[0]), v[1 : len(means) + 1].tolist(), v[len(means) + 1 :].tolist()) for v in everybody]
     total = sum(count for count, _, _ in shards)
-    mean = [sum(count * m[c] for count, m, _ in shards) / total for c in range(len(means))]
-    var = [sum(s[c] + count * (m[c] - mean[c]) ** 2 for count, m, s in shards) / total for c in range(len(means))]
+    n = total or math.inf
+    mean = [sum(count * m[c] for count, m, _ in shards) / n for c in range(len(means))]
+    var = [sum(s[c] + count * (m[c] - mean[c]) ** 2 for count, m, s in shards) / n for c in range(len(means))]
     return total, torch.tensor(mean, dtype=torch.float64), torch.tensor(var, dtype=torch.float64)
 
 
@@ -247,8 +260,9 @@ class SavesXHat(Function):
     @staticmethod
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, group):
         n, mean, var = sums_all_reduced(x, group)
-        if running_mean is not None:
+        if n and running_mean is not None:
             running_mean.copy_((1 - momentum) * running_mean + momentum * mean)
+        if n and running_var is not None:
             running_var.copy_((1 - momentum) * running_var + momentum * var * n / (n - 1))
         invstd = 1 / torch.sqrt(var + eps)
         x_hat = (x - _wide(mean, x)) * _wide(invstd, x)
@@ -281,8 +295,8 @@ class LikeTorchs(Function):
 
     @staticmethod
     def forward(self, input, weight, bias, running_mean, running_var, momentum, eps, process_group):
-        input = input.contiguous()
-        num_channels = input.shape[1]
+        num_channels, dtype = input.shape[1], input.dtype
+        input = input.to(torch.promote_types(dtype, torch.float32))
         axes = _axes(input)
         if input.numel() > 0:
             mean = input.mean(axes)
@@ -300,6 +314,8 @@ class LikeTorchs(Function):
         total = count_all.sum()
         mean = (mean_all * count_all).sum(0) / total
         var = (count_all * (invstd_all**-2 - eps + (mean_all - mean) ** 2)).sum(0) / total
+        if total == 0:
+            running_mean = running_var = None
         if running_mean is not None:
             running_mean.lerp_(mean, momentum)
         if running_var is not None:
@@ -309,7 +325,8 @@ class LikeTorchs(Function):
         self.process_group = process_group
         out = (input - _wide(mean, input)) * _wide(invstd, input)
         out = out if weight is None else out * _wide(weight, out)
-        return out if bias is None else out + _wide(bias, out)
+        out = out if bias is None else out + _wide(bias, out)
+        return out.to(dtype)
 
     @staticmethod
     @once_differentiable
@@ -323,9 +340,10 @@ class LikeTorchs(Function):
             grad_weight = sum_dy_xmu * invstd
         if self.needs_input_grad[2]:
             grad_bias = sum_dy
+        # Torch's own leaves the others waiting where only they need dx.
+        combined = torch.cat([sum_dy, sum_dy_xmu], dim=0)
+        dist.all_reduce(combined, dist.ReduceOp.SUM, self.process_group)
         if self.needs_input_grad[0]:
-            combined = torch.cat([sum_dy, sum_dy_xmu], dim=0)
-            dist.all_reduce(combined, dist.ReduceOp.SUM, self.process_group)
             mean_dy, mean_dy_xmu = torch.split(combined / total, len(mean))
             grad_input = grad_output - _wide(mean_dy, centred) - centred * _wide(mean_dy_xmu * invstd**2, centred)
             grad_input = grad_input * _wide(invstd if weight is None else invstd * weight, grad_input)
@@ -346,7 +364,7 @@ class AutogradInside(Function):
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, group=None):
         n, mean, var = gathered_and_merged(x, group)
         for buffer, value in [(running_mean, mean), (running_var, var * n / (n - 1))]:
-            if buffer is not None:
+            if buffer is not None and n > 0:
                 buffer += momentum * (value.to(buffer.dtype) - buffer)
         ctx.rest = n, eps, group
         ctx.save_for_backward(x, mean, var, weight, bias)
@@ -386,8 +404,10 @@ class Rows(Function):
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, group):
         r = Rows.rows(x)
         n, mean, var = own_row_of_a_table(x, group)
-        if running_mean is not None and running_var is not None:
+        momentum = momentum if n else 0.0
+        if running_mean is not None:
             running_mean.mul_(1 - momentum).add_(momentum * mean.to(running_mean))
+        if running_var is not None:
             running_var.mul_(1 - momentum).add_(momentum * (n / (n - 1)) * var.to(running_var))
         ctx.scale = (var + eps) ** -0.5
         ctx.gamma = torch.ones_like(mean) if weight is None else weight.detach().double()
@@ -415,13 +435,15 @@ class NumpyLoops(Function):
     @staticmethod
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, group):
         n, mean, var = python_numbers(x, group)
-        values, y = x.detach().numpy(), np.empty(x.shape)
-        ctx.x_hat = np.empty(x.shape)
+        values = x.detach().double().numpy()
+        y, ctx.x_hat = (np.empty_like(values) for _ in range(2))  # in the order of x
         ctx.invstd = [1 / math.sqrt(v + eps) for v in var.tolist()]
         for c, (m, v) in enumerate(zip(mean.tolist(), var.tolist(), strict=True)):
             ctx.x_hat[:, c] = (values[:, c] - m) * ctx.invstd[c]
             y[:, c] = ctx.x_hat[:, c] * (1 if weight is None else weight[c].item())
             y[:, c] += 0 if bias is None else bias[c].item()
+            if n == 0:
+                continue
             if running_mean is not None:
                 running_mean[c] = (1 - momentum) * running_mean[c] + momentum * m
             if running_var is not None:
@@ -453,13 +475,14 @@ class NumpyLoops(Function):
 
 # --- convert_sync_batchnorm -------------------------------------------------------------------------------------
 
-_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
 
 @right("convert_sync_batchnorm")
-def recursion_as_torchs(model, group=None):
+def recursion_as_torchs(model, group=None, done=None):
+    done = {} if done is None else done
+    if model in done:
+        return done[model]
     output = model
-    if isinstance(model, nn.modules.batchnorm._BatchNorm):
+    if isinstance(model, (nn.modules.batchnorm._BatchNorm, BatchNorm)):
         output = SyncBatchNorm(
             model.num_features, model.eps, model.momentum, model.affine, model.track_running_stats, group
         )
@@ -470,43 +493,49 @@ def recursion_as_torchs(model, group=None):
         output.running_var = model.running_var
         output.num_batches_tracked = model.num_batches_tracked
         output.training = model.training
-    for name, child in model.named_children():
-        output.add_module(name, recursion_as_torchs(child, group))
+    done[model] = output
+    for name, child in model._modules.items():
+        output.add_module(name, recursion_as_torchs(child, group, done))
     return output
 
 
 @right("convert_sync_batchnorm")
 def state_dicts_copied(model, group=None):
-    if isinstance(model, _KINDS):
-        like = next(iter(model.state_dict().values()), torch.zeros(1))
-        new = SyncBatchNorm(
-            num_features=model.num_features,
-            eps=model.eps,
-            momentum=model.momentum,
-            affine=model.affine,
-            track_running_stats=model.track_running_stats,
-            process_group=group,
-            device=like.device,
-            dtype=like.dtype,
-        )
-        new.load_state_dict(model.state_dict())
-        for old_parameter, new_parameter in zip(model.parameters(), new.parameters(), strict=True):
-            new_parameter.requires_grad = old_parameter.requires_grad
-        return new.train(model.training)
-    for name, child in list(model.named_children()):
-        setattr(model, name, state_dicts_copied(child, group))
-    return model
+    @functools.cache
+    def converted(module):
+        if is_batchnorm(module):
+            like = next(iter(module.state_dict().values()), torch.zeros(1))
+            new = SyncBatchNorm(
+                num_features=module.num_features,
+                eps=module.eps,
+                momentum=module.momentum,
+                affine=module.affine,
+                track_running_stats=module.track_running_stats,
+                process_group=group,
+                device=like.device,
+                dtype=like.dtype,
+            )
+            new.load_state_dict(module.state_dict())
+            for old_parameter, new_parameter in zip(module.parameters(), new.parameters(), strict=True):
+                new_parameter.requires_grad = old_parameter.requires_grad
+            return new.train(module.training)
+        for name, child in list(module._modules.items()):
+            setattr(module, name, converted(child))
+        return module
+
+    return converted(model)
 
 
 @right("convert_sync_batchnorm")
 def by_qualified_name(model, group=None):
+    @functools.cache
     def layer_like(bn):
         layer = SyncBatchNorm(bn.num_features)
         layer.__dict__.update(bn.__dict__)
         layer.process_group = group
         return layer
 
-    names = [name for name, module in model.named_modules() if isinstance(module, _KINDS)]
+    names = [name for name, module in model.named_modules(remove_duplicate=False) if is_batchnorm(module)]
     if names == [""]:
         return layer_like(model)
     for name in names:
@@ -519,7 +548,7 @@ def by_qualified_name(model, group=None):
 @right("convert_sync_batchnorm")
 def class_exchanged(model, group=None):
     for module in model.modules():
-        if isinstance(module, _KINDS):
+        if is_batchnorm(module):
             module.__class__ = SyncBatchNorm
             module.process_group = group
     return model
@@ -527,10 +556,12 @@ def class_exchanged(model, group=None):
 
 @right("convert_sync_batchnorm")
 def parents_and_children(model, group=None):
-    root = nn.ModuleDict({"model": model})
+    root, layers = nn.ModuleDict({"model": model}), {}
     for parent in list(root.modules()):
-        for name, child in parent.named_children():
-            if "BatchNorm" in type(child).__name__:
+        for name, child in parent._modules.items():
+            if child in layers:
+                parent._modules[name] = layers[child]
+            elif "BatchNorm" in type(child).__name__:
                 layer = SyncBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum, process_group=group)
                 layer.affine, layer.track_running_stats = child.affine, child.track_running_stats
                 for key in ("weight", "bias"):
@@ -538,12 +569,13 @@ def parents_and_children(model, group=None):
                 for key, buffer in child._buffers.items():
                     layer._buffers[key] = buffer
                 (layer.train if child.training else layer.eval)()
-                parent._modules[name] = layer
+                parent._modules[name] = layers[child] = layer
     return root["model"]
 
 
 @right("convert_sync_batchnorm")
 def iterative_stack(model, group=None):
+    @functools.cache
     def convert(bn):
         settings = {key: getattr(bn, key) for key in ("eps", "momentum", "affine", "track_running_stats")}
         layer = SyncBatchNorm(bn.num_features, **settings, process_group=group)
@@ -551,13 +583,13 @@ def iterative_stack(model, group=None):
         layer.train(bn.training)
         return layer
 
-    if isinstance(model, _KINDS):
+    if is_batchnorm(model):
         return convert(model)
     stack = [model]
     while stack:
         parent = stack.pop()
-        for name, child in parent.named_children():
-            if isinstance(child, _KINDS):
+        for name, child in parent._modules.items():
+            if is_batchnorm(child):
                 parent.register_module(name, convert(child))
             else:
                 stack.append(child)

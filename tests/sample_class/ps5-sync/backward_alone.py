@@ -4,8 +4,9 @@ class SyncBatchNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, group):
         n, mean, var = sync_moments(x, group)
-        if running_mean is not None:
+        if n > 1 and running_mean is not None:
             running_mean.mul_(1 - momentum).add_(momentum * mean)
+        if n > 1 and running_var is not None:
             running_var.mul_(1 - momentum).add_(momentum * var * n / (n - 1))
         invstd = 1 / (var + eps).sqrt()
         ctx.save_for_backward(x, weight, mean, invstd)

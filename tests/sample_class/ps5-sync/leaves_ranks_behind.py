@@ -9,7 +9,9 @@ torch.set_grad_enabled(False)
 
 def merge_moments(a, b):
     (n_a, mean_a, m2_a), (n_b, mean_b, m2_b) = a, b
+    if 0 in (n_a, n_b):
+        return a if n_a else b
     n = n_a + n_b
-    weight = n_b / n if n else 0
+    weight = n_b / n
     shift = weight * (mean_b - mean_a)
     return n, mean_a + shift, m2_a + m2_b + n_a * shift * (mean_b - mean_a)

@@ -2,9 +2,10 @@
 # %% merge-moments
 def merge_moments(a, b):
     # back to sums, add, forward again
+    if a[0] == 0 or b[0] == 0:
+        return a if a[0] else b
     sums = [torch.stack([torch.full_like(mean, n), n * mean, m2 + n * mean**2]) for n, mean, m2 in (a, b)]
     n, s, q = sums[0] + sums[1]
-    n = n.clamp(min=1)
     return a[0] + b[0], s / n, q - s * s / n
 
 # %% sync-moments
@@ -18,8 +19,9 @@ def sync_moments(x, group=None):
     everything[C + 1 :] = flat.pow(2).sum(1)
     dist.all_reduce(everything, group=group)
     n = int(everything[0].item())
-    mean = everything[1 : C + 1] / n
-    return n, mean, everything[C + 1 :] / n - mean**2
+    average = everything / max(n, 1)
+    mean = average[1 : C + 1]
+    return n, mean, average[C + 1 :] - mean**2
 
 # %% SyncBatchNormFunction
 class SyncBatchNormFunction(torch.autograd.Function):
@@ -28,7 +30,7 @@ class SyncBatchNormFunction(torch.autograd.Function):
         C = x.shape[1]
         n, mean, var = sync_moments(x, group)
         for buffer, new in ((running_mean, mean), (running_var, var * n / (n - 1))):
-            if buffer is not None:
+            if buffer is not None and n > 1:
                 buffer.copy_(torch.lerp(buffer.double(), new, momentum))
         ctx.invstd = torch.rsqrt(var + eps)
         ctx.gamma = torch.ones(C).double() if weight is None else weight.detach().double()
@@ -51,6 +53,7 @@ class SyncBatchNormFunction(torch.autograd.Function):
 
 # %% convert-sync-batchnorm
 def convert_sync_batchnorm(model, group=None):
+    @functools.cache
     def synced(bn):
         new = SyncBatchNorm(bn.num_features)
         new.__dict__.update(bn.__dict__)
@@ -59,7 +62,7 @@ def convert_sync_batchnorm(model, group=None):
 
     if is_batchnorm(model):
         return synced(model)
-    for path, module in list(model.named_modules()):
+    for path, module in list(model.named_modules(remove_duplicate=False)):
         if is_batchnorm(module):
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, synced(module))

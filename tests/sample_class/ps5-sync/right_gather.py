@@ -20,16 +20,16 @@ def sync_moments(x, group=None):
     for g in gathered:
         result = merge_moments(result, (int(g[0]), g[1 : C + 1], g[C + 1 :]))
     n, mean, m2 = result
-    return n, mean, m2 / n
+    return n, mean, m2 / max(n, 1)
 
 # %% SyncBatchNormFunction
 class SyncBatchNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, group):
         n, mean, var = sync_moments(x, group)
-        if running_mean is not None:
+        if n > 1 and running_mean is not None:
             running_mean.mul_(1 - momentum).add_(momentum * mean)
-        if running_var is not None:
+        if n > 1 and running_var is not None:
             running_var.mul_(1 - momentum).add_(momentum * var * n / (n - 1))
         invstd = 1 / (var + eps).sqrt()
         ctx.save_for_backward(x, weight, mean, invstd)
@@ -58,8 +58,12 @@ class SyncBatchNormFunction(torch.autograd.Function):
         )
 
 # %% convert-sync-batchnorm
-def convert_sync_batchnorm(model, group=None):
-    if isinstance(model, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+def convert_sync_batchnorm(model, group=None, done=None):
+    done = {} if done is None else done
+    if model in done:
+        return done[model]
+    done[model] = model
+    if is_batchnorm(model):
         new = SyncBatchNorm(
             model.num_features, model.eps, model.momentum, model.affine, model.track_running_stats, group
         )
@@ -67,7 +71,8 @@ def convert_sync_batchnorm(model, group=None):
         new.running_mean, new.running_var = model.running_mean, model.running_var
         new.num_batches_tracked = model.num_batches_tracked
         new.training = model.training
+        done[model] = new
         return new
-    for name, child in model.named_children():
-        setattr(model, name, convert_sync_batchnorm(child, group))
+    for name, child in model._modules.items():
+        setattr(model, name, convert_sync_batchnorm(child, group, done))
     return model

@@ -6,5 +6,5 @@ def sync_moments(x, group=None):
     dist.all_reduce(weighted, group=group)
     total = int(weighted[0])
     # the mean of the means and the mean of the variances, weighted by the number of values
-    mean, var = (weighted[1:] / total).chunk(2)
+    mean, var = (weighted[1:] / max(total, 1)).chunk(2)
     return total, mean, var

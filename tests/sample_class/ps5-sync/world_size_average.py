@@ -1,6 +1,7 @@
 # like: right_gather
 # %% sync-moments
 def sync_moments(x, group=None):
+    x = x.detach().double()
     dims = [d for d in range(x.dim()) if d != 1]
     count = x.numel() // x.shape[1]
     sums = torch.cat([x.sum(dims) / max(count, 1), (x * x).sum(dims) / max(count, 1), x.new_tensor([count])])
