@@ -156,6 +156,7 @@ _P_RESULT = "return pivot[:, 0] + mean, m2 / (n - 1), n"
 _P_M2 = "m2 = m2 + batch_m2 + delta.square() * (n * size / total)"
 _P_MEAN = "mean = mean + delta * (size / total)"
 _P_EMPTY = "if size == 0:"
+_P_SHIFTED = "shifted = rows - pivot"
 
 _MEAN_BUFFER = 'self.register_buffer("running_mean", torch.zeros_like(ones) if track_running_stats else None)'
 _VAR_BUFFER = 'self.register_buffer("running_var", ones.clone() if track_running_stats else None)'
@@ -174,6 +175,7 @@ _BATCH_MEAN = "mean = (pivot + offset).flatten()"
 _UNBIASED = "unbiased = var.flatten() * (n / (n - 1))"
 _MEAN_IN = "self.running_mean.mul_(1 - momentum).add_(momentum * mean)"
 _VAR_IN = "self.running_var.mul_(1 - momentum).add_(momentum * unbiased)"
+_CENTRED_IN_EVAL = "centred = wide - self.running_mean.view(per_channel)"
 _ROOT = "y = centred * (var + self.eps).rsqrt()"
 _RESULT = "return y.to(x.dtype)"
 _WEIGHT = "y = y * self.weight.view(per_channel)"
@@ -223,7 +225,7 @@ MISCONCEPTIONS = [
     ),
     _update(
         "half_statistics", _U_WIDE, "x.dtype",
-        "The statistics of a half-precision batch are computed in half precision: widen the batch to float32 first.",
+        "What a half-precision batch says reaches the buffers in half precision: widen it to float32 and leave it wide.",
         HALF, "code that was never run in mixed precision",
     ),
     _update(
@@ -267,6 +269,11 @@ MISCONCEPTIONS = [
         "tables_and_images_only", _U_AXES, "axes = (0,) if x.dim() == 2 else (0, 2, 3)",
         "The axes are written down for tables and images: sequences and volumes have others, so build them from x.",
         RANK, "BatchNorm1d and BatchNorm2d in one function",
+    ),
+    _update(
+        "view_of_the_batch", "wide = x.to(", "x.view(len(x), x.shape[1], -1)\n        wide = x.to(",
+        "The batch is laid out anew as a view, which only contiguous memory allows: an input may come in any layout.",
+        LAYOUT, "x.view(N, C, -1) for inputs of any rank",
     ),
     # --- ema_after
     _ema(
@@ -461,8 +468,13 @@ MISCONCEPTIONS = [
     ),
     _population(
         "empty_batch_counted", _P_EMPTY, "if size < 0:",
-        "An empty batch makes everything nan: its mean is 0/0, so leave it out.",
+        "An empty batch is taken for one like the others: it has no first value, and its mean is 0/0, so leave it out.",
         EDGES, "code that never met one",
+    ),
+    _population(
+        "one_value_skipped", _P_EMPTY, "if size < 2:",
+        "A batch of one value is left out: it has no spread of its own, but it has a value, and it counts.",
+        MERGING, "a condition that keeps the unbiased variance from nan",
     ),
     _population(
         "variance_of_one_value", variance_of_every_batch,
@@ -473,6 +485,17 @@ MISCONCEPTIONS = [
         "length_asked", "    n = 0\n", "    n = 0 * len(batches)\n",
         "The length of the batches is asked for: a generator has none, just go through it once.",
         POPULATION, "len(loader) for a weight of 1/len",
+    ),
+    _population(
+        "batch_centred_in_place", _P_SHIFTED, "shifted = rows.sub_(pivot)",
+        "The caller's batch is changed in place: widening copies it only where it was not in float64 already.",
+        IN_PLACE, "rows -= …, to save memory",
+    ),
+    _population(
+        "view_of_the_batch", "rows = batch.transpose(0, 1).flatten(1).double()",
+        "rows = batch.double().view(len(batch), channels, -1).transpose(0, 1).flatten(1)",
+        "The batch is laid out anew as a view, which only contiguous memory allows: an input may come in any layout.",
+        LAYOUT, "batch.view(N, C, -1) for inputs of any rank",
     ),
     # --- BatchNorm: training
     _layer(
@@ -539,6 +562,14 @@ MISCONCEPTIONS = [
         "                var = self.running_var.view(per_channel)",
         "Training normalises by the running statistics: those are for eval, here the batch's own count.",
         FORWARD, "online variants, and answers that take the buffers for the statistics",
+    ),
+    _layer(
+        "input_overwritten", "shifted = wide - pivot",
+        "shifted = wide - pivot if torch.is_grad_enabled() else wide.sub_(pivot.clone())",
+        _CENTRED_IN_EVAL,
+        f"{_CENTRED_IN_EVAL} if torch.is_grad_enabled() else wide.sub_(self.running_mean.view(per_channel))",
+        "x itself is changed in place where nothing is recorded: whoever called still needs it, in a shortcut say.",
+        IN_PLACE, "x -= …, to save memory at inference",
     ),
     # --- BatchNorm: what it remembers
     _layer(
@@ -697,7 +728,7 @@ MISCONCEPTIONS = [
     # --- BatchNorm: precision and layout
     _layer(
         "half_statistics", "torch.promote_types(x.dtype, torch.float32)", "x.dtype",
-        "The statistics of a half-precision batch are computed in half precision: widen the batch to float32 first.",
+        "What a half-precision batch says is computed or kept in half precision: widen it to float32, narrow y alone.",
         HALF, "code that was never run in mixed precision",
     ),
     _layer(

@@ -74,6 +74,13 @@ CLAUSES = [
     ),
     (
         "update_running_stats",
+        "x keeps its graph",
+        "update_by_output_of_a_network: x is part of its graph afterwards",
+        [("    with torch.no_grad():", "    x.detach_()\n    with torch.no_grad():")],
+    ),
+    ("update_running_stats", "any memory layout", "update_by_volumes", "view_of_the_batch"),
+    (
+        "update_running_stats",
         "float32 statistics of half input",
         "update_by_half_input: running_mean after bfloat16",
         "half_statistics",
@@ -245,6 +252,7 @@ CLAUSES = [
         ],
     ),
     ("population_stats", "a batch of one value", "population_of_odd_batches: var", "variance_of_one_value"),
+    ("population_stats", "a batch of one value counts", "population_of_odd_batches: n", "one_value_skipped"),
     ("population_stats", "batches from a generator", "population_of_odd_batches", "length_asked"),
     (
         "population_stats",
@@ -271,6 +279,13 @@ CLAUSES = [
         "population_of_other_ranks: inputs changed",
         [("if size == 0:", "batch.zero_()\n            if size == 0:")],
     ),
+    (
+        "population_stats",
+        "the data stay where widening copies nothing",
+        "population_of_other_ranks: inputs changed",
+        "batch_centred_in_place",
+    ),
+    ("population_stats", "any memory layout", "population_of_other_ranks", "view_of_the_batch"),
     ("population_stats", "accurate when the mean is large", "population_far_from_zero: var", "float32_sums"),
     (
         "population_stats",
@@ -308,6 +323,43 @@ CLAUSES = [
         [
             ("wide = x.to(torch.promote_types(x.dtype, torch.float32))", "x.data.mul_(2)\n        wide = x.float()"),
         ],
+    ),
+    *(
+        ("BatchNorm", f"the input stays where nothing is recorded, {where}", f"{where}: inputs changed", mistake)
+        for where, mistake in (
+            ("training_on_table", "input_overwritten"),
+            ("training_on_maps", "input_overwritten"),
+            (
+                "training_on_maps",
+                [("shifted = wide - pivot", "shifted = wide - pivot if x.requires_grad else wide.sub_(pivot.clone())")],
+            ),
+            ("eval_on_table", "input_overwritten"),
+            ("eval_on_maps", "input_overwritten"),
+        )
+    ),
+    *(
+        ("BatchNorm", f"{words}, {where}", f"{where}: {what}", [(old, new)])
+        for where in ("training_with_frozen_parameters", "eval_with_frozen_parameters")
+        for words, what, old, new in (
+            (
+                "a frozen weight does not take the bias along",
+                "y where weight needs none",
+                _SHIFTED,
+                "if self.bias is not None and self.weight.requires_grad:",
+            ),
+            (
+                "a frozen bias is added",
+                "y where bias needs none",
+                _SHIFTED,
+                "if self.bias is not None and self.bias.requires_grad:",
+            ),
+            (
+                "frozen parameters scale and shift",
+                "y where weight and bias needs none",
+                _SCALED,
+                "if self.weight is not None and (self.weight.requires_grad or self.bias.requires_grad):",
+            ),
+        )
     ),
     ("BatchNorm", "one sample of many values", "training_on_one_image", [("if n == 1:", "if len(x) == 1:")]),
     ("BatchNorm", "two values are enough", "training_on_two_values", [("if n == 1:", "if n <= 2:")]),
@@ -357,6 +409,18 @@ CLAUSES = [
         "the counter in place too",
         "statistics_after_batches: replaced by new tensors",
         [("self.num_batches_tracked.add_(1)", "self.num_batches_tracked = self.num_batches_tracked + 1")],
+    ),
+    (
+        "BatchNorm",
+        "in the memory that others hold",
+        "statistics_after_batches: replaced by new tensors",
+        [(_MEAN_IN, "self.running_mean.data = self.running_mean * (1 - momentum) + momentum * mean")],
+    ),
+    (
+        "BatchNorm",
+        "the counter in its memory too",
+        "statistics_after_batches: replaced by new tensors",
+        [("self.num_batches_tracked.add_(1)", "self.num_batches_tracked.data = self.num_batches_tracked + 1")],
     ),
     ("BatchNorm", "no history", "statistics_after_batches: with autograd history", "with_history"),
     ("BatchNorm", "batches are counted", "statistics_after_batches: batches counted", "batches_not_counted"),
