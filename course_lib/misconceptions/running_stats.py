@@ -225,7 +225,7 @@ MISCONCEPTIONS = [
     ),
     _update(
         "half_statistics", _U_WIDE, "x.dtype",
-        "What a half-precision batch says reaches the buffers in half precision: widen it to float32 and leave it wide.",
+        "What a half-precision batch says reaches the buffers in half precision: widen it to float32, for good.",
         HALF, "code that was never run in mixed precision",
     ),
     _update(
@@ -596,7 +596,7 @@ MISCONCEPTIONS = [
     _layer(
         "buffers_replaced", _MEAN_IN, "self.running_mean = self.running_mean * (1 - momentum) + momentum * mean",
         _VAR_IN, "self.running_var = self.running_var * (1 - momentum) + momentum * unbiased",
-        "Every update puts new tensors in place of the buffers: change the ones there are, others hold them too.",
+        "Every update puts new tensors, or new memory, in place of the buffers: change what is there, others hold it too.",
         IN_PLACE, "self.running_mean = …, as most tutorials write it",
     ),
     _layer(

@@ -100,6 +100,13 @@ CLAUSES = [
         "eval_gradient_of_other_ranks: dx of (N, C, L)",
         [(_SHAPE, "per_channel = (1, -1, 1, 1) if x.dim() > 2 else (1, -1)")],
     ),
+    ("batch_norm_eval_backward", "any memory layout", "eval_gradient_of_other_ranks", "view_of_the_batch"),
+    (
+        "batch_norm_eval_backward",
+        "any memory layout of x",
+        "eval_gradient_of_other_ranks",
+        [("    dy = dy.to(dtype)", "    x.view(len(x), x.shape[1], -1)\n    dy = dy.to(dtype)")],
+    ),
     (
         "batch_norm_eval_backward",
         "dweight at the running x̂",
@@ -236,6 +243,8 @@ CLAUSES = [
         "function_of_other_ranks: y of (N, C, D, H, W)",
         [(_SHAPE, "per_channel = (1, -1, 1, 1)[: x.dim()]")],
     ),
+    ("BatchNormFunction", "any memory layout", "function_of_other_ranks", "views_of_the_batch"),
+    ("BatchNormFunction", "any memory layout of dy", "function_gradients_of_other_ranks", "views_of_the_batch"),
     ("BatchNormFunction", "one spatial axis", "function_of_other_ranks: y of (N, C, L)", _TABLES_OR_IMAGES),
     ("BatchNormFunction", "gradcheck in training: dx", f"{_EACH}: dx", "no_variance_term"),
     ("BatchNormFunction", "gradcheck in training: dweight", f"{_EACH}: dweight", "parameter_gradients_swapped"),
@@ -369,6 +378,15 @@ CLAUSES = [
         "buffer_kept_in_ctx",
     ),
     ("BatchNormFunction", "updates in place", "function_moves_statistics: running_mean after a step", "not_in_place"),
+    *(
+        (
+            "BatchNormFunction",
+            f"in the memory that others hold, {name}",
+            f"function_moves_statistics: {name} after a step",
+            "given_other_memory",
+        )
+        for name in ("running_mean", "running_var")
+    ),
     (
         "BatchNormFunction",
         "unbiased into running_var",
@@ -511,6 +529,15 @@ CLAUSES = [
     ("bn_modes", "no other layer", "modes_of_every_kind: InstanceNorm2d", "every_norm"),
     ("bn_modes", "a model without → {}", "modes_of_special_models: of a model without such layers", "all_modules"),
     ("bn_modes", "the model itself", "modes_of_special_models: of a layer alone", "without_the_model"),
+    *(
+        (
+            "evaluating",
+            f"as it was before the block, {of}",
+            f"modes_inside: in training before the block, of {of}",
+            "eval_when_made",
+        )
+        for of in _MIXED
+    ),
     *(("evaluating", f"eval inside, {of}", f"modes_inside: in training, of {of}", "no_grad_for_eval") for of in _MIXED),
     ("evaluating", "eval inside all parts", f"modes_inside: in training, of {_MIXED[1]}", "nothing_to_do_in_eval"),
     *(
@@ -694,6 +721,21 @@ CLAUSES = [
         "predictions_without_graph: y needs gradients",
         "parameters_frozen",
     ),
+    *(
+        (
+            "predict",
+            f"nothing is moved between devices: {how}",
+            "predictions_without_graph: fetched to the CPU",
+            mistake,
+        )
+        for how, mistake in (
+            ("no cpu()", "fetched_to_the_cpu"),
+            ("nor by name", [("torch.cat(outputs)", 'torch.cat(outputs).to("cpu")')]),
+            ("nor by keyword", [("torch.cat(outputs)", 'torch.cat(outputs).to(device="cpu")')]),
+            ("nor through NumPy", [("torch.cat(outputs)", "torch.from_numpy(torch.cat(outputs).numpy())")]),
+            ("nor into an array", [("torch.cat(outputs)", "torch.from_numpy(np.asarray(torch.cat(outputs)))")]),
+        )
+    ),
     (
         "predict",
         "outputs as they are",
@@ -826,6 +868,17 @@ CLAUSES = [
         "the input stays",
         "centring_layer: inputs changed",
         [("return x - self.running_mean", "return x.data.sub_(self.running_mean) + (x - x.detach())")],
+    ),
+    (
+        "clinic_plain_buffers",
+        "in place, in the memory that a state dict holds",
+        "centring_layer: running_mean, held since before",
+        [
+            (
+                "self.running_mean.mul_(1 - self.momentum).add_(self.momentum * mean)",
+                "self.running_mean.data = (1 - self.momentum) * self.running_mean + self.momentum * mean",
+            )
+        ],
     ),
     ("clinic_plain_buffers", "no graph", "centring_layer: it needs gradients", "graph_recorded"),
     ("clinic_plain_buffers", "keys of its own", "centring_layer: keys of the state dict", "counts_batches"),
