@@ -596,7 +596,7 @@ MISCONCEPTIONS = [
     _layer(
         "buffers_replaced", _MEAN_IN, "self.running_mean = self.running_mean * (1 - momentum) + momentum * mean",
         _VAR_IN, "self.running_var = self.running_var * (1 - momentum) + momentum * unbiased",
-        "Every update puts new tensors, or new memory, in place of the buffers: change what is there, others hold it too.",
+        "Every update puts new tensors, or new memory, in place of the buffers: others hold the ones there are.",
         IN_PLACE, "self.running_mean = …, as most tutorials write it",
     ),
     _layer(
