@@ -16,13 +16,22 @@ eval_backward = Piece(
 )
 
 
+def _weight(case, c):
+    """Of either sign, and zero where there are channels enough: some weights start there."""
+    values = case.uniform(0.5, 2, c)
+    values[0] *= -1
+    if c > 2:
+        values[1] = 0
+    return case.given_tensor(values, "weight")
+
+
 def _eval_backward(impl, case, x, *by_position, variances=(0.5, 4), arranged=lambda tensor: tensor, **eps):
     c = x.shape[1]
     dy = arranged(case.tensor(x.shape, mean=1.0, name="dy"))
     x = arranged(case.given_tensor(x, "x"))
     mean = per_channel(case, c, -3, 3, "running_mean")
     var = per_channel(case, c, *variances, "running_var")
-    weight = per_channel(case, c, 0.5, 2, "weight")
+    weight = _weight(case, c)
     result = named(impl(dy, x, mean, var, weight, *by_position, **eps), "dx", "dweight", "dbias")
     return {**result, "inputs need gradients": any(v.requires_grad for v in (dy, x, mean, var, weight))}
 
@@ -44,7 +53,9 @@ def eval_gradient_of_one_sample(impl, case):
 @line.scenario(dtypes=("float32",))
 def eval_gradient_with_default_eps(impl, case):
     # Variances of the size of the default eps.
-    return {"dx": _eval_backward(impl, case, maps(case), variances=(1e-5, 4e-5))["dx"]}
+    seen = {"dx": _eval_backward(impl, case, maps(case), variances=(1e-5, 4e-5))["dx"]}
+    # None at all is one, too.
+    return seen | {"dx with eps 0": _eval_backward(impl, case, table(case), variances=(1e-5, 4e-5), eps=0.0)["dx"]}
 
 
 @line.scenario()
@@ -92,7 +103,8 @@ untouched = eval_backward.group("inputs untouched", points=0.25)
 def eval_backward_leaves_inputs_alone(impl, case):
     result = _eval_backward(impl, case, table(case))
     seen = {name: result[name] for name in ("dbias", "inputs need gradients")}
-    return {**seen, "inputs changed": case.changed()}
+    recorded = torch.is_grad_enabled()
+    return {**seen, "inputs changed": case.changed(), "gradients are recorded afterwards": recorded}
 
 
 @untouched.scenario()
@@ -120,7 +132,7 @@ class _Applied:
         self.eps = case.number("eps", *eps)
         self.x = case.given_tensor(x, "x").requires_grad_()
         self.given = {
-            "weight": per_channel(case, c, 0.5, 2, "weight").requires_grad_(),
+            "weight": _weight(case, c).requires_grad_(),
             "bias": per_channel(case, c, -2, 2, "bias").requires_grad_(),
             "running_mean": per_channel(case, c, -3, 3, "running_mean", watch=False),
             "running_var": per_channel(case, c, 0.5, 4, "running_var", watch=False),
@@ -194,8 +206,10 @@ def function_of_other_ranks(impl, case):
 @output.scenario()
 def function_of_few_values(impl, case):
     # One sample of many values, and as few as can be.
-    seen = {"one sample of maps": maps(case)[:1], "two values": table(case)[:2]}
-    return {f"y of {words}": _Applied(case, x).apply(impl, True) for words, x in seen.items()}
+    asked = {"one sample of maps": maps(case)[:1], "two values": table(case)[:2]}
+    seen = {f"y of {words}": _Applied(case, x).apply(impl, True) for words, x in asked.items()}
+    # So small that any eps shows: none at all is one, too.
+    return seen | {"y of small values with eps 0": _Applied(case, 1e-3 * table(case), eps=(0, 0)).apply(impl, True)}
 
 
 through = function.group("gradients in training: the batch's statistics move with x", points=1)
@@ -239,7 +253,8 @@ def _gradients_of_some(impl, case, training):
     drawn, seen = _Applied(case, table(case)), {}
     for constant in (("x",), ("weight",), ("bias",), ("weight", "bias")):
         given = drawn.without(constant=constant)
-        for name, value in given.gradients(given.apply(impl, training)).items():
+        y = given.apply(impl, training)
+        for name, value in {"y": y, **given.gradients(y)}.items():
             seen[f"{name} where {' and '.join(constant)} needs none"] = value
     return seen
 

@@ -114,6 +114,8 @@ def modes_of_every_kind(impl, case):
         "LazyBatchNorm2d": nn.LazyBatchNorm2d(),
         "LazyBatchNorm3d": nn.LazyBatchNorm3d(),
         "the course's BatchNorm": _courses_layer(),
+        "BatchNorm1d without weight and bias": nn.BatchNorm1d(2, affine=False),
+        "BatchNorm1d without running statistics": nn.BatchNorm1d(2, track_running_stats=False),
         "a class derived from BatchNorm2d": _Normalise(2),
         "a class derived from torch's _BatchNorm": _OwnChecks(2),
     }
@@ -355,7 +357,8 @@ def predictions_without_graph(impl, case):
     x = case.tensor((case.integer(3, 5), 3)).requires_grad_()
     with _Fetching() as fetching:
         y = _as_tensor(impl(model, [x]))
-    return {"y needs gradients": y.requires_grad, "y": y, "fetched to the CPU": fetching.seen}
+    seen = {"y needs gradients": y.requires_grad, "y": y, "fetched to the CPU": fetching.seen}
+    return {**seen, "the batch needs gradients afterwards": x.requires_grad}
 
 
 trace = prediction.group("modes, statistics and gradients' switch are as before, also when the data fail", points=0.5)

@@ -48,6 +48,14 @@ def _through(made, case, x):
     return {"y": y, "gradient of x": x.grad, **gradients, "inputs changed": case.changed()}
 
 
+def _signed(made):
+    """Some weights are learned to be negative, and some start at zero: the first two of a layer."""
+    with torch.no_grad():
+        made.weight[0].neg_()
+        made.weight[1].zero_()
+    return made
+
+
 training = layer.group("training: output and gradients", points=1.25)
 
 
@@ -61,7 +69,7 @@ def training_on_table(impl, case):
 @training.scenario(dtypes=SINGLE)
 def training_on_maps(impl, case):
     c = channels(case)
-    made = drawn_layer(impl, case, c, eps=case.number("eps", 0.5, 1))
+    made = _signed(drawn_layer(impl, case, c, eps=case.number("eps", 0.5, 1)))
     return _through(made, case, case.given_tensor(maps(case, c), "x"))
 
 
@@ -80,19 +88,19 @@ def training_on_two_values(impl, case):
 
 
 def _frozen(impl, case, trains):
-    """Output and gradients where weight, bias or both need none, as when a network is fine-tuned."""
+    """Output and gradients where some need none: the first layer's x, weight and bias in fine-tuning."""
     c = channels(case)
     made = drawn_layer(impl, case, c, eps=case.number("eps", 0.5, 1)).train(trains)
     x, dy = case.given_tensor(table(case, c), "x"), case.tensor((1, c), 1.0, name="dy")
     seen = {}
-    for constant in (("weight",), ("bias",), LEARNED):
-        leaf = x.clone().requires_grad_()
+    for constant in (("x",), ("weight",), ("bias",), LEARNED):
+        leaf = x.clone().requires_grad_("x" not in constant)
         for name in LEARNED:
             getattr(made, name).requires_grad_(name not in constant).grad = None
         y = made(leaf)
         y.backward((dy + 0.5 * x).to(y.dtype))
-        found = {"y": y, "gradient of x": leaf.grad}
-        found |= {f"gradient of {name}": getattr(made, name).grad for name in LEARNED if name not in constant}
+        leaves = {"x": leaf, **{name: getattr(made, name) for name in LEARNED}}
+        found = {f"gradient of {name}": held.grad for name, held in leaves.items() if name not in constant} | {"y": y}
         seen |= {f"{name} where {' and '.join(constant)} needs none": value for name, value in found.items()}
     return seen
 
@@ -177,7 +185,8 @@ def statistics_without_gradients(impl, case):
     made = drawn_layer(impl, case, c, momentum=case.number("momentum", 0.15, 0.4))
     with torch.no_grad():
         made(case.given_tensor(maps(case, c), "x"))
-    return state_of(made)
+        recorded = torch.is_grad_enabled()
+    return {**state_of(made), "gradients are recorded afterwards where they were not": recorded}
 
 
 @remembering.scenario(dtypes=SINGLE)
@@ -208,7 +217,7 @@ def eval_on_table(impl, case):
 @evaluating.scenario(dtypes=SINGLE)
 def eval_on_maps(impl, case):
     c = channels(case)
-    made = drawn_layer(impl, case, c, eps=case.number("eps", 0.5, 1))
+    made = _signed(drawn_layer(impl, case, c, eps=case.number("eps", 0.5, 1)))
     return _evaluated(made, case, case.given_tensor(maps(case, c), "x"))
 
 
@@ -224,7 +233,13 @@ def eval_with_default_eps(impl, case):
     made = drawn_layer(impl, case, c)
     with torch.no_grad():
         made.running_var.mul_(1e-5)
-    return {"y": made.eval()(case.given_tensor(0.01 * table(case, c), "x"))}
+    x = case.given_tensor(0.01 * table(case, c), "x")
+    seen = {"y": made.eval()(x)}
+    # None at all is one, too.
+    made = drawn_layer(impl, case, c, eps=0.0)
+    with torch.no_grad():
+        made.running_var.mul_(1e-5)
+    return {**seen, "y with eps 0": made.eval()(x)}
 
 
 @evaluating.scenario(dtypes=SINGLE, within=0.05)

@@ -116,14 +116,18 @@ def update_by_output_of_a_network(impl, case):
     # As a layer in front would hand it over: part of a graph, which the layers behind it need.
     output = x * torch.ones(c, 1, 1, dtype=x.dtype, requires_grad=True)
     result = impl(mean, var, output, 0.5)
-    impl(mean, var, x, 0.5)
+    recorded = torch.is_grad_enabled()
+    with torch.no_grad():
+        impl(mean, var, x.requires_grad_(), 0.5)
+        recorded_where_not = torch.is_grad_enabled()
     return {
         "running_mean": mean,
         "buffers with autograd history": flagged(running_mean=mean.requires_grad, running_var=var.requires_grad),
         "returned": "None" if result is None else type(result).__name__,
-        "gradients are recorded afterwards": torch.is_grad_enabled(),
+        "gradients are recorded afterwards": recorded,
+        "gradients are recorded afterwards where they were not": recorded_where_not,
         "inputs changed": case.changed(),
-        "x is part of its graph afterwards": output.requires_grad,
+        "x needs gradients afterwards": output.requires_grad and x.requires_grad,
     }
 
 
@@ -312,6 +316,12 @@ def population_of_maps(impl, case):
 
 
 @single.scenario(dtypes=SINGLE, within=1e-4)
+def population_of_two_values(impl, case):
+    # As few as can be.
+    return _population(impl, [case.tensor((2, channels(case)), std=2.0, name="batch 0")])
+
+
+@single.scenario(dtypes=SINGLE, within=1e-4)
 def population_of_one_channel(impl, case):
     return _population(impl, [case.tensor((case.integer(3, 5), 1, 2), case.uniform(-2, 2), 2.0, name="batch 0")])
 
@@ -328,7 +338,9 @@ def population_of_uneven_batches(impl, case):
 @splits.scenario(dtypes=SINGLE, within=1e-4)
 def population_of_uneven_maps(impl, case):
     values = case.draw((6, 3, 2, 4), np.linspace(-2, 3, 6)[:, None, None, None], case.uniform(1, 2, (3, 1, 1)))
-    return _population(impl, _split(case, values, (case.integer(1, 2), 1)))
+    # Of one data set, and of no one shape: maps, sequences, and maps of another size.
+    first, second, third = _split(case, values, (case.integer(1, 2), 1))
+    return _population(impl, [first, second.flatten(2), third.reshape(len(third), 3, 4, 2)])
 
 
 odd = population.group("a generator with an empty batch and batches of one value", points=0.5)
@@ -363,7 +375,7 @@ def population_of_other_ranks(impl, case):
     # What is in float64 already, and in rows, need not be copied to be worked on: it is the caller's all the same.
     for dtype in (*SINGLE, "float64"):
         impl([case.tensor((4, 3), 1.0, dtype=dtype, name="table")])
-    return {**seen, "inputs changed": case.changed()}
+    return {**seen, "inputs changed": case.changed(), "gradients are recorded afterwards": torch.is_grad_enabled()}
 
 
 def _wide(value):

@@ -663,7 +663,7 @@ PLAIN_BUFFERS = [
     _plain(
         "replaced",
         [(_CENTRE_MOVES, "self.running_mean = (1 - self.momentum) * self.running_mean + self.momentum * mean")],
-        "Every step puts a new tensor, or new memory, in the running mean's place: who holds the old never hears of it.",
+        "Every step puts a new tensor, or new memory, in the running mean's place: who holds the old hears nothing.",
         STATE, "assignment in forward",
     ),
     _plain(

@@ -133,6 +133,11 @@ def variance_of_every_batch(batches):
     return mean, m2 / (n - 1), n
 
 
+def joined_as_they_are(batches):
+    rows = _rows(torch.cat(list(batches)))
+    return rows.mean(1), rows.var(1), rows.shape[1]
+
+
 def float32_sums(batches):
     n, total, squares = 0, 0, 0
     for batch in batches:
@@ -470,6 +475,11 @@ MISCONCEPTIONS = [
         "empty_batch_counted", _P_EMPTY, "if size < 0:",
         "An empty batch is taken for one like the others: it has no first value, and its mean is 0/0, so leave it out.",
         EDGES, "code that never met one",
+    ),
+    _population(
+        "joined_as_they_are", joined_as_they_are,
+        "The batches are joined as they come: sizes and ranks may differ, what goes together is a channel's values.",
+        RANK, "torch.cat of everything, then the statistics",
     ),
     _population(
         "one_value_skipped", _P_EMPTY, "if size < 2:",

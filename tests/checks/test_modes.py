@@ -36,6 +36,7 @@ _STEP = "if running_mean is not None and n > 0:"
 _MEAN_MOVES = "running_mean.mul_(1 - momentum).add_(momentum * mean)"
 _VAR_MOVES = "running_var.mul_(1 - momentum).add_(momentum * unbiased)"
 _TAKEN = "x_hat, invstd, weight = ctx.saved_tensors"
+_SCALED, _SHIFTED = "        if weight is not None", "        if bias is not None"
 _BACK = "        for module, training in before:\n            module.training = training"
 # The course's own kind of a Function, with everything in autograd's sight.
 _ALL_BY_AUTOGRAD = [
@@ -99,6 +100,30 @@ CLAUSES = [
         "one spatial axis",
         "eval_gradient_of_other_ranks: dx of (N, C, L)",
         [(_SHAPE, "per_channel = (1, -1, 1, 1) if x.dim() > 2 else (1, -1)")],
+    ),
+    (
+        "batch_norm_eval_backward",
+        "eps 0 is an eps",
+        "eval_gradient_with_default_eps: dx with eps 0",
+        [("    expect_tensor(x)\n", "    eps = eps or 1e-5\n    expect_tensor(x)\n")],
+    ),
+    (
+        "batch_norm_eval_backward",
+        "a weight of either sign",
+        "eval_gradient_of_table: dx",
+        [("dx = dy * (weight * invstd)", "dx = dy * (weight.abs() * invstd)")],
+    ),
+    (
+        "batch_norm_eval_backward",
+        "a weight of zero",
+        "eval_parameter_gradients_of_table: dweight",
+        [("dweight = (dy * x_hat)", "dweight = (dy * (x_hat * weight.view(per_channel)) / weight.view(per_channel))")],
+    ),
+    (
+        "batch_norm_eval_backward",
+        "gradients are recorded afterwards",
+        "eval_backward_leaves_inputs_alone: gradients are recorded afterwards",
+        [("    dy = dy.to(dtype)", "    torch.set_grad_enabled(False)\n    dy = dy.to(dtype)")],
     ),
     ("batch_norm_eval_backward", "any memory layout", "eval_gradient_of_other_ranks", "view_of_the_batch"),
     (
@@ -242,6 +267,40 @@ CLAUSES = [
         "three spatial axes",
         "function_of_other_ranks: y of (N, C, D, H, W)",
         [(_SHAPE, "per_channel = (1, -1, 1, 1)[: x.dim()]")],
+    ),
+    (
+        "BatchNormFunction",
+        "eps 0 is an eps",
+        "function_of_few_values: y of small values with eps 0",
+        [("        expect_number(eps", "        eps = eps or 1e-5\n        expect_number(eps")],
+    ),
+    *(
+        ("BatchNormFunction", f"a weight {words}", where, changes)
+        for words, where, changes in (
+            (
+                "of either sign, in y",
+                "function_of_table: y",
+                [("y = y * weight.view", "y = y * weight.abs().view")],
+            ),
+            (
+                "of either sign, in dx",
+                "function_gradients_of_table: dx",
+                [("else invstd * weight", "else invstd * weight.abs()")],
+            ),
+            (
+                "of zero",
+                "function_gradients_of_table: dweight",
+                [("(wide * x_hat)", "(wide * (x_hat * weight.view(per_channel)) / weight.view(per_channel))")],
+            ),
+        )
+    ),
+    *(
+        ("BatchNormFunction", f"{words}, {where}", f"{where}: {what}", [(old, new)])
+        for where in ("function_gradients_of_some", "function_in_eval_of_some")
+        for words, what, old, new in (
+            ("a frozen weight scales", "y where weight needs none", _SCALED, f"{_SCALED} and weight.requires_grad"),
+            ("a frozen bias is added", "y where bias needs none", _SHIFTED, f"{_SHIFTED} and bias.requires_grad"),
+        )
     ),
     ("BatchNormFunction", "any memory layout", "function_of_other_ranks", "views_of_the_batch"),
     ("BatchNormFunction", "any memory layout of dy", "function_gradients_of_other_ranks", "views_of_the_batch"),
@@ -512,6 +571,15 @@ CLAUSES = [
     ("bn_modes", "a shared layer once", "modes_of_shared_layers", "shared_twice"),
     ("bn_modes", "every kind, Sync", "modes_of_every_kind: SyncBatchNorm", "three_kinds"),
     ("bn_modes", "every kind, Lazy", "modes_of_every_kind: LazyBatchNorm2d", "three_kinds"),
+    *(
+        (
+            "bn_modes",
+            f"every kind, {of}",
+            f"modes_of_every_kind: BatchNorm1d without {of}",
+            [("is_batchnorm(module)", f"is_batchnorm(module) and getattr(module, '{switch}', True)")],
+        )
+        for of, switch in (("weight and bias", "affine"), ("running statistics", "track_running_stats"))
+    ),
     ("bn_modes", "every kind, course_lib's", "modes_of_every_kind: the course's BatchNorm", "torchs_only"),
     (
         "bn_modes",
@@ -738,6 +806,12 @@ CLAUSES = [
     ),
     (
         "predict",
+        "the batches need the gradients they needed",
+        "predictions_without_graph: the batch needs gradients afterwards",
+        [("outputs.append(model(batch))", "outputs.append(model(batch.requires_grad_(False)))")],
+    ),
+    (
+        "predict",
         "outputs as they are",
         "predictions_without_graph: y",
         [("torch.cat(outputs)", "torch.cat(outputs).softmax(1)")],
@@ -860,6 +934,17 @@ CLAUSES = [
             (
                 "return x - self.running_mean",
                 "return x - self.running_mean + 0 * x.sum(0) + x.mean(0) - x.detach().mean(0)",
+            )
+        ],
+    ),
+    (
+        "clinic_plain_buffers",
+        "the input stays where nothing is recorded",
+        "centring_layer: inputs changed",
+        [
+            (
+                "return x - self.running_mean",
+                "return x - self.running_mean if torch.is_grad_enabled() else x.sub_(self.running_mean)",
             )
         ],
     ),
