@@ -271,7 +271,7 @@ CLAUSES = [
     (
         "BatchNormFunction",
         "eps 0 is an eps",
-        "function_of_few_values: y of small values with eps 0",
+        "function_in_eval_of_one_sample: y with eps 0",
         [("        expect_number(eps", "        eps = eps or 1e-5\n        expect_number(eps")],
     ),
     *(
