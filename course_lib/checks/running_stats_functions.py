@@ -116,9 +116,10 @@ def update_by_output_of_a_network(impl, case):
     # As a layer in front would hand it over: part of a graph, which the layers behind it need.
     output = x * torch.ones(c, 1, 1, dtype=x.dtype, requires_grad=True)
     result = impl(mean, var, output, 0.5)
-    recorded = torch.is_grad_enabled()
+    recorded, leaf = torch.is_grad_enabled(), x.clone().requires_grad_()
+    impl(mean, var, leaf, 0.5)
     with torch.no_grad():
-        impl(mean, var, x.requires_grad_(), 0.5)
+        impl(mean, var, x, 0.5)
         recorded_where_not = torch.is_grad_enabled()
     return {
         "running_mean": mean,
@@ -127,7 +128,7 @@ def update_by_output_of_a_network(impl, case):
         "gradients are recorded afterwards": recorded,
         "gradients are recorded afterwards where they were not": recorded_where_not,
         "inputs changed": case.changed(),
-        "x needs gradients afterwards": output.requires_grad and x.requires_grad,
+        "x needs gradients afterwards": output.requires_grad and leaf.requires_grad,
     }
 
 

@@ -74,6 +74,12 @@ CLAUSES = [
     ),
     (
         "update_running_stats",
+        "x stays as it is where it needs no gradient",
+        "update_by_output_of_a_network: inputs changed",
+        [("shifted = wide - pivot", "shifted = wide - pivot if x.requires_grad else wide.sub_(pivot.clone())")],
+    ),
+    (
+        "update_running_stats",
         "x keeps its graph",
         "update_by_output_of_a_network: x needs gradients afterwards",
         [("    with torch.no_grad():", "    x.detach_()\n    with torch.no_grad():")],
