@@ -133,16 +133,19 @@ def _running_mean(impl, case, values):
     c = values.shape[1]
     running = per_channel(case, c, -2, 2, "running_mean", watch=False)
     slope = per_channel(case, 1, 0.5, 2, "slope").requires_grad_()
-    x, momentum = case.given_tensor(values, "x"), case.number("momentum", 0.1, 0.4)
+    x, momentum, recorded = case.given_tensor(values, "x"), case.number("momentum", 0.1, 0.4), True
     for _ in range(2):
         batch = slope * x
         kept = batch.detach().clone()
         impl(running, batch, momentum)
+        recorded &= torch.is_grad_enabled()
+        torch.set_grad_enabled(True)
         batch.square().sum().backward()
     return {
         "it needs gradients": running.requires_grad,
         "running_mean": running,
         "gradient of the caller": slope.grad,
+        "gradients are recorded afterwards": recorded,
         "inputs changed": "" if torch.equal(batch, kept) else "x",
     }
 

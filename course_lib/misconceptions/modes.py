@@ -714,6 +714,11 @@ GRAPH_IN_BUFFERS = [
         NO_GRAPH, "detach_ where detach was meant",
     ),
     _graph(
+        "gradients_stay_off", [("    with torch.no_grad():\n", "    torch.set_grad_enabled(False)\n    if True:\n")],
+        "Gradients are off for good: whoever trains on gets none. Switch them off for the length of the update.",
+        SWITCHES, "set_grad_enabled as a line of its own",
+    ),
+    _graph(
         "input_overwritten",
         [(_GRAPH_UPDATE, "mean = x.mean(axes)\n        x.data.sub_(mean.view((1, -1) + (1,) * (x.dim() - 2)))\n"
                          "        running_mean.mul_(1 - momentum).add_(momentum * mean)")],

@@ -561,6 +561,11 @@ MISCONCEPTIONS = [
         RANK, "one layer in place of BatchNorm1d and BatchNorm2d",
     ),
     _layer(
+        "no_broadcast", "per_channel = (1, -1) + (1,) * (x.dim() - 2)", "per_channel = (1, -1)",
+        "A vector of shape (C,) meets the last axis of x: give it a shape that lines up with axis 1.",
+        RANK, "layers written for (N, C) and used on images",
+    ),
+    _layer(
         "positions_on_the_last_axes", "per_channel = (1, -1) + (1,) * (x.dim() - 2)",
         "per_channel = (1, -1, 1, 1) if x.dim() > 2 else (1, -1)",
         "Per-channel vectors get the shape for images at every rank: build it from the rank of x.",
@@ -835,7 +840,7 @@ MISCONCEPTIONS = [
     # --- BatchNorm: in a network
     _layer(
         "keeps_its_output", _RESULT, "self.last_output = y.to(x.dtype)\n        return self.last_output",
-        "The layer keeps its last output with its graph: it cannot be copied any more, and memory is not given back.",
+        "The layer keeps a tensor of its last batch with the graph: it cannot be copied, and memory is not given back.",
         MODES, "attributes kept for debugging",
     ),
     _layer(

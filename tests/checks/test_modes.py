@@ -991,6 +991,13 @@ CLAUSES = [
         "running_mean_of_tables: gradient of the caller",
         "caller_detached",
     ),
+    *(
+        ("clinic_graph_in_buffers", words, f"{scenario}: gradients are recorded afterwards", "gradients_stay_off")
+        for words, scenario in (
+            ("gradients are recorded again", "running_mean_of_tables"),
+            ("gradients are recorded again, maps", "running_mean_of_maps"),
+        )
+    ),
     ("clinic_graph_in_buffers", "no graph, maps", "running_mean_of_maps: it needs gradients", "graph_recorded"),
     (
         "clinic_graph_in_buffers",
