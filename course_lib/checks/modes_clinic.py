@@ -85,7 +85,8 @@ kept = plain_buffers.group("the running mean is state: saved, moved, updated in 
 def centring_layer(impl, case):
     c, momentum = case.integer(2, 4), case.number("momentum", 0.2, 0.4)
     layer = impl(c, momentum=momentum).to(case.torch_dtype)
-    held = layer.running_mean
+    # As others hold it: the tensor itself, and, in a state dict, one of its own in the same memory.
+    before, held = layer.running_mean, layer.running_mean.detach()
     x = case.tensor((case.integer(3, 6), c), mean=2.0)
     dy = case.tensor(x.shape, mean=1.0, name="dy")
     y = layer(x.requires_grad_())
@@ -96,11 +97,14 @@ def centring_layer(impl, case):
         "dx in training": gradient,
         "running_mean in the state dict": layer.state_dict().get("running_mean"),
         "running_mean, held since before": held,
-        "it needs gradients": held.requires_grad,
+        "it needs gradients": before.requires_grad,
         "keys of the state dict": ", ".join(layer.state_dict()),
         "parameters an optimiser sees": len(list(layer.parameters())),
     }
     layer.eval()
+    # Where nothing is recorded, autograd does not mind if x is written over: the caller does.
+    with torch.no_grad():
+        layer(x.detach())
     y = layer(x)
     seen |= {"y in eval": y, "dx in eval": torch.autograd.grad(y, x, dy)[0], "inputs changed": case.changed()}
     return seen | {"running_mean after eval": layer.running_mean.clone()}
@@ -129,16 +133,19 @@ def _running_mean(impl, case, values):
     c = values.shape[1]
     running = per_channel(case, c, -2, 2, "running_mean", watch=False)
     slope = per_channel(case, 1, 0.5, 2, "slope").requires_grad_()
-    x, momentum = case.given_tensor(values, "x"), case.number("momentum", 0.1, 0.4)
+    x, momentum, recorded = case.given_tensor(values, "x"), case.number("momentum", 0.1, 0.4), True
     for _ in range(2):
         batch = slope * x
         kept = batch.detach().clone()
         impl(running, batch, momentum)
+        recorded &= torch.is_grad_enabled()
+        torch.set_grad_enabled(True)
         batch.square().sum().backward()
     return {
         "it needs gradients": running.requires_grad,
         "running_mean": running,
         "gradient of the caller": slope.grad,
+        "gradients are recorded afterwards": recorded,
         "inputs changed": "" if torch.equal(batch, kept) else "x",
     }
 

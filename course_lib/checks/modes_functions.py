@@ -6,6 +6,7 @@ import torch
 
 from course_lib.checks.modes_inputs import maps, one_channel, other_ranks, per_channel, table
 from course_lib.checks.piece import Piece, named
+from course_lib.checks.running_stats_inputs import rearranged
 
 # --- batch_norm_eval_backward ---------------------------------------------------------------------------------------
 
@@ -15,13 +16,22 @@ eval_backward = Piece(
 )
 
 
-def _eval_backward(impl, case, x, *by_position, variances=(0.5, 4), **eps):
+def _weight(case, c):
+    """Of either sign, and zero where there are channels enough: some weights start there."""
+    values = case.uniform(0.5, 2, c)
+    values[0] *= -1
+    if c > 2:
+        values[1] = 0
+    return case.given_tensor(values, "weight")
+
+
+def _eval_backward(impl, case, x, *by_position, variances=(0.5, 4), arranged=lambda tensor: tensor, **eps):
     c = x.shape[1]
-    dy = case.tensor(x.shape, mean=1.0, name="dy")
-    x = case.given_tensor(x, "x")
+    dy = arranged(case.tensor(x.shape, mean=1.0, name="dy"))
+    x = arranged(case.given_tensor(x, "x"))
     mean = per_channel(case, c, -3, 3, "running_mean")
     var = per_channel(case, c, *variances, "running_var")
-    weight = per_channel(case, c, 0.5, 2, "weight")
+    weight = _weight(case, c)
     result = named(impl(dy, x, mean, var, weight, *by_position, **eps), "dx", "dweight", "dbias")
     return {**result, "inputs need gradients": any(v.requires_grad for v in (dy, x, mean, var, weight))}
 
@@ -43,12 +53,14 @@ def eval_gradient_of_one_sample(impl, case):
 @line.scenario(dtypes=("float32",))
 def eval_gradient_with_default_eps(impl, case):
     # Variances of the size of the default eps.
-    return {"dx": _eval_backward(impl, case, maps(case), variances=(1e-5, 4e-5))["dx"]}
+    seen = {"dx": _eval_backward(impl, case, maps(case), variances=(1e-5, 4e-5))["dx"]}
+    # None at all is one, too.
+    return seen | {"dx with eps 0": _eval_backward(impl, case, table(case), variances=(1e-5, 4e-5), eps=0.0)["dx"]}
 
 
 @line.scenario()
 def eval_gradient_of_other_ranks(impl, case):
-    return {f"dx of {axes}": _eval_backward(impl, case, x)["dx"] for axes, x in other_ranks(case)}
+    return {f"dx of {axes}": _eval_backward(impl, case, x, arranged=rearranged)["dx"] for axes, x in other_ranks(case)}
 
 
 parameters = eval_backward.group("dweight and dbias", points=0.5)
@@ -91,7 +103,8 @@ untouched = eval_backward.group("inputs untouched", points=0.25)
 def eval_backward_leaves_inputs_alone(impl, case):
     result = _eval_backward(impl, case, table(case))
     seen = {name: result[name] for name in ("dbias", "inputs need gradients")}
-    return {**seen, "inputs changed": case.changed()}
+    recorded = torch.is_grad_enabled()
+    return {**seen, "inputs changed": case.changed(), "gradients are recorded afterwards": recorded}
 
 
 @untouched.scenario()
@@ -108,6 +121,9 @@ function = Piece(
 )
 
 
+_STATISTICS = ("running_mean", "running_var")
+
+
 class _Applied:
     """Inputs of the function, drawn, and what comes of them."""
 
@@ -116,7 +132,7 @@ class _Applied:
         self.eps = case.number("eps", *eps)
         self.x = case.given_tensor(x, "x").requires_grad_()
         self.given = {
-            "weight": per_channel(case, c, 0.5, 2, "weight").requires_grad_(),
+            "weight": _weight(case, c).requires_grad_(),
             "bias": per_channel(case, c, -2, 2, "bias").requires_grad_(),
             "running_mean": per_channel(case, c, -3, 3, "running_mean", watch=False),
             "running_var": per_channel(case, c, 0.5, 4, "running_var", watch=False),
@@ -151,9 +167,7 @@ class _Applied:
         return {name: leaf.grad for name, leaf in leaves.items() if leaf is not None and leaf.requires_grad}
 
     def statistics(self):
-        return {
-            name: self.given[name].clone() for name in ("running_mean", "running_var") if self.given[name] is not None
-        }
+        return {name: self.given[name].clone() for name in _STATISTICS if self.given[name] is not None}
 
 
 def _made_by_a_function(y):
@@ -181,7 +195,12 @@ def function_of_maps(impl, case):
 
 @output.scenario()
 def function_of_other_ranks(impl, case):
-    return {f"y of {axes}": _Applied(case, x).apply(impl, True) for axes, x in other_ranks(case)}
+    seen = {}
+    for axes, x in other_ranks(case):
+        given = _Applied(case, x)
+        given.x = rearranged(given.x)
+        seen[f"y of {axes}"] = given.apply(impl, True)
+    return seen
 
 
 @output.scenario()
@@ -199,6 +218,8 @@ def _gradients_of_other_ranks(impl, case, training):
     for axes, x in other_ranks(case):
         given = _Applied(case, x)
         y = given.apply(impl, training)
+        if training:
+            given.dy = rearranged(given.dy)
         seen |= {f"{name} of {axes}": value for name, value in {"y": y, **given.gradients(y)}.items()}
     return seen
 
@@ -230,7 +251,8 @@ def _gradients_of_some(impl, case, training):
     drawn, seen = _Applied(case, table(case)), {}
     for constant in (("x",), ("weight",), ("bias",), ("weight", "bias")):
         given = drawn.without(constant=constant)
-        for name, value in given.gradients(given.apply(impl, training)).items():
+        y = given.apply(impl, training)
+        for name, value in {"y": y, **given.gradients(y)}.items():
             seen[f"{name} where {' and '.join(constant)} needs none"] = value
     return seen
 
@@ -282,7 +304,9 @@ def function_in_eval_of_table(impl, case):
 def function_in_eval_of_one_sample(impl, case):
     given = _Applied(case, table(case)[:1])
     y = given.apply(impl, False)
-    return {"y": y, **given.gradients(y)}
+    # None at all is an eps, too; in training PyTorch refuses it.
+    without_eps = _Applied(case, table(case)[:1], eps=(0, 0)).apply(impl, False)
+    return {"y": y, **given.gradients(y), "y with eps 0": without_eps}
 
 
 @constant.scenario(dtypes=("float32",))
@@ -331,11 +355,13 @@ buffers = function.group("running statistics move in place when training, and on
 @buffers.scenario()
 def function_moves_statistics(impl, case):
     given = _Applied(case, maps(case))
-    mean, var = given.given["running_mean"], given.given["running_var"]
+    mean, var = (given.given[name] for name in _STATISTICS)
+    # As others hold them, a state dict for one: tensors of their own in the same memory.
+    held = {name: given.given[name].detach() for name in _STATISTICS}
     given.apply(impl, True, momentum=case.number("momentum", 0.1, 0.4))
-    once = {"running_mean after a step": mean.detach().clone(), "running_var after a step": var.detach().clone()}
+    once = {f"{name} after a step": value.clone() for name, value in held.items()}
     given.apply(impl, True, momentum=case.number("momentum", 0.6, 0.9))
-    twice = {"running_mean after two": mean.detach().clone(), "running_var after two": var.detach().clone()}
+    twice = {f"{name} after two": value.clone() for name, value in held.items()}
     again = given.without(constant=("x", "weight", "bias"))
     with torch.no_grad():
         again.apply(impl, True, momentum=case.number("momentum", 0.1, 0.4))
@@ -384,9 +410,6 @@ def _without(impl, case, *combinations):
             where = f"in {mode}, without {', '.join(missing)}"
             seen |= {f"{name} {where}": value for name, value in observed.items()}
     return seen
-
-
-_STATISTICS = ("running_mean", "running_var")
 
 
 @absent.scenario()

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from course_lib import running_stats
 from course_lib.checks.modes_inputs import MIXED, Curve, in_training, mixed_model, state, trainable
@@ -113,6 +114,8 @@ def modes_of_every_kind(impl, case):
         "LazyBatchNorm2d": nn.LazyBatchNorm2d(),
         "LazyBatchNorm3d": nn.LazyBatchNorm3d(),
         "the course's BatchNorm": _courses_layer(),
+        "BatchNorm1d without weight and bias": nn.BatchNorm1d(2, affine=False),
+        "BatchNorm1d without running statistics": nn.BatchNorm1d(2, track_running_stats=False),
         "a class derived from BatchNorm2d": _Normalise(2),
         "a class derived from torch's _BatchNorm": _OwnChecks(2),
     }
@@ -186,7 +189,9 @@ def modes_inside(impl, case):
     for which, outer in MIXED.items():
         model = _mixed(case, outer)
         x = case.tensor((case.integer(3, 5), model[0][0].num_features))
-        with impl(model):
+        context = impl(model)
+        seen[f"in training before the block, of {which}"] = in_training(model)
+        with context:
             seen |= {
                 f"in training, of {which}": in_training(model),
                 f"output of the first part of {which}": model[0](x),
@@ -327,15 +332,33 @@ def predictions_of_any_rank(impl, case):
     return seen
 
 
-no_graph = prediction.group("no graph is recorded", points=0.25)
+no_graph = prediction.group("no graph is recorded, and nothing is fetched to the CPU", points=0.25)
+
+
+class _Fetching(TorchFunctionMode):
+    """Notes calls that fetch a tensor to the CPU from wherever it is: to one that is there already they do nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        # A device read off another tensor is no place that somebody named.
+        named = func is torch.Tensor.to and any(isinstance(v, str) for v in (*args, *kwargs.values()))
+        self.seen |= named or func in (torch.Tensor.cpu, torch.Tensor.numpy, torch.Tensor.__array__)
+        return func(*args, **kwargs)
 
 
 @no_graph.scenario()
 def predictions_without_graph(impl, case):
     # Nothing that has a mode: in this group it is the graph that counts.
     model = nn.Sequential(case.fill(nn.Linear(3, 2)), Curve())
-    y = _as_tensor(impl(model, [case.tensor((case.integer(3, 5), 3)).requires_grad_()]))
-    return {"y needs gradients": y.requires_grad, "y": y}
+    x = case.tensor((case.integer(3, 5), 3)).requires_grad_()
+    with _Fetching() as fetching:
+        y = _as_tensor(impl(model, [x]))
+    seen = {"y needs gradients": y.requires_grad, "y": y, "fetched to the CPU": fetching.seen}
+    return {**seen, "the batch needs gradients afterwards": x.requires_grad}
 
 
 trace = prediction.group("modes, statistics and gradients' switch are as before, also when the data fail", points=0.5)

@@ -11,6 +11,7 @@ from course_lib.checks.running_stats_inputs import (
     flagged,
     kind,
     maps,
+    rearranged,
     sequences,
     shares,
     table,
@@ -18,16 +19,17 @@ from course_lib.checks.running_stats_inputs import (
 )
 from course_lib.checks.running_stats_layer import (
     FROM_Y,
-    KEPT,
     LEARNED,
     MODES,
     REMEMBERED,
+    aliased,
     drawn_layer,
     eval_far_from_eps,
     layer,
     normalised,
     of_spread_1,
     own_names,
+    replaced,
     state_of,
 )
 
@@ -40,7 +42,18 @@ def _through(made, case, x):
         raise WrongReturn(f"expected forward to return a tensor, got {kind(y)}")
     y.backward(case.given_tensor(case.draw(x.shape, 1.0), "dy").to(y.dtype))
     gradients = {f"gradient of {name}": getattr(made, name).grad for name in LEARNED}
+    # Where nothing is recorded, autograd does not mind if x is written over: the caller does.
+    with torch.no_grad():
+        made(x.detach())
     return {"y": y, "gradient of x": x.grad, **gradients, "inputs changed": case.changed()}
+
+
+def _signed(made):
+    """Some weights are learned to be negative, and some start at zero: the first two of a layer."""
+    with torch.no_grad():
+        made.weight[0].neg_()
+        made.weight[1].zero_()
+    return made
 
 
 training = layer.group("training: output and gradients", points=1.25)
@@ -56,7 +69,7 @@ def training_on_table(impl, case):
 @training.scenario(dtypes=SINGLE)
 def training_on_maps(impl, case):
     c = channels(case)
-    made = drawn_layer(impl, case, c, eps=case.number("eps", 0.5, 1))
+    made = _signed(drawn_layer(impl, case, c, eps=case.number("eps", 0.5, 1)))
     return _through(made, case, case.given_tensor(maps(case, c), "x"))
 
 
@@ -74,13 +87,36 @@ def training_on_two_values(impl, case):
     return _through(made, case, case.tensor((2, c), std=2.0))
 
 
+def _frozen(impl, case, trains):
+    """Output and gradients where some need none: the first layer's x, weight and bias in fine-tuning."""
+    c = channels(case)
+    made = drawn_layer(impl, case, c, eps=case.number("eps", 0.5, 1)).train(trains)
+    x, dy = case.given_tensor(table(case, c), "x"), case.tensor((1, c), 1.0, name="dy")
+    seen = {}
+    for constant in (("x",), ("weight",), ("bias",), LEARNED):
+        leaf = x.clone().requires_grad_("x" not in constant)
+        for name in LEARNED:
+            getattr(made, name).requires_grad_(name not in constant).grad = None
+        y = made(leaf)
+        y.backward((dy + 0.5 * x).to(y.dtype))
+        leaves = {"x": leaf, **{name: getattr(made, name) for name in LEARNED}}
+        found = {f"gradient of {name}": held.grad for name, held in leaves.items() if name not in constant} | {"y": y}
+        seen |= {f"{name} where {' and '.join(constant)} needs none": value for name, value in found.items()}
+    return seen
+
+
+@training.scenario(dtypes=SINGLE)
+def training_with_frozen_parameters(impl, case):
+    return _frozen(impl, case, True)
+
+
 ranks = layer.group("sequences and volumes: any rank from 2 to 5", points=0.5)
 
 
 def _ranked(impl, case, draw):
     c = channels(case)
     made = drawn_layer(impl, case, c, momentum=0.5)
-    x = case.given_tensor(draw(case, c), "x")
+    x = rearranged(case.given_tensor(draw(case, c), "x"))
     in_eval = eval_far_from_eps(made, x)
     before = made.running_var.clone()
     seen = normalised(made, x, case.tensor(x.shape, name="dy"))
@@ -113,17 +149,15 @@ remembering = layer.group("training: running statistics, moved in place and with
 def statistics_after_batches(impl, case):
     c = channels(case)
     made = drawn_layer(impl, case, c, momentum=case.number("momentum", 0.15, 0.4))
-    before = state_of(made, KEPT)
+    before = aliased(made)
     made(case.given_tensor(table(case, c), "x"))
     x = case.given_tensor(maps(case, c), "x").requires_grad_()
     made(x).sum().backward()
     history = {name: getattr(v, "requires_grad", False) for name, v in state_of(made).items()}
-    # What the buffers were is what everybody else holds: an optimiser's average, another rank, a saved reference.
-    replaced = {name: v is not before[name] for name, v in state_of(made, KEPT).items()}
     return {
         **state_of(made),
         "batches counted": int(made.num_batches_tracked),
-        "replaced by new tensors": flagged(**replaced),
+        "replaced by new tensors": replaced(made, before),
         "with autograd history": flagged(**history),
     }
 
@@ -151,7 +185,8 @@ def statistics_without_gradients(impl, case):
     made = drawn_layer(impl, case, c, momentum=case.number("momentum", 0.15, 0.4))
     with torch.no_grad():
         made(case.given_tensor(maps(case, c), "x"))
-    return state_of(made)
+        recorded = torch.is_grad_enabled()
+    return {**state_of(made), "gradients are recorded afterwards where they were not": recorded}
 
 
 @remembering.scenario(dtypes=SINGLE)
@@ -182,8 +217,13 @@ def eval_on_table(impl, case):
 @evaluating.scenario(dtypes=SINGLE)
 def eval_on_maps(impl, case):
     c = channels(case)
-    made = drawn_layer(impl, case, c, eps=case.number("eps", 0.5, 1))
+    made = _signed(drawn_layer(impl, case, c, eps=case.number("eps", 0.5, 1)))
     return _evaluated(made, case, case.given_tensor(maps(case, c), "x"))
+
+
+@evaluating.scenario(dtypes=SINGLE)
+def eval_with_frozen_parameters(impl, case):
+    return _frozen(impl, case, False)
 
 
 @evaluating.scenario(dtypes=SINGLE)
@@ -193,7 +233,13 @@ def eval_with_default_eps(impl, case):
     made = drawn_layer(impl, case, c)
     with torch.no_grad():
         made.running_var.mul_(1e-5)
-    return {"y": made.eval()(case.given_tensor(0.01 * table(case, c), "x"))}
+    x = case.given_tensor(0.01 * table(case, c), "x")
+    seen = {"y": made.eval()(x)}
+    # None at all is one, too.
+    made = drawn_layer(impl, case, c, eps=0.0)
+    with torch.no_grad():
+        made.running_var.mul_(1e-5)
+    return {**seen, "y with eps 0": made.eval()(x)}
 
 
 @evaluating.scenario(dtypes=SINGLE, within=0.05)
@@ -248,14 +294,14 @@ def average_of_one_batch(impl, case):
         made = drawn_layer(impl, case, c, momentum=momentum)
         with torch.no_grad():
             made.running_var.zero_()
-        before = state_of(made)
+        before = aliased(made)
         made(x)
         seen[momentum] = made.running_var
         if momentum is None:
-            replaced = flagged(**{name: v is not before[name] for name, v in state_of(made).items()})
+            moved = replaced(made, before)
     return {
         "running_var with momentum None, in that with momentum 0.5": seen[None] / seen[0.5],
-        "replaced by new tensors": replaced,
+        "replaced by new tensors": moved,
     }
 
 

@@ -19,6 +19,7 @@ from course_lib.checks.running_stats_inputs import (
     kind,
     maps,
     plain_dtype,
+    rearranged,
     sequences,
     shares,
     table,
@@ -89,7 +90,7 @@ ranks = update.group("sequences and volumes as well", points=0.25)
 def _updated_by_rank(impl, case, values):
     mean, var = _buffers(case, 3)
     before = var.clone()
-    impl(mean, var, case.given_tensor(values, "x"), 0.5)
+    impl(mean, var, rearranged(case.given_tensor(values, "x")), 0.5)
     # With a momentum of 0.5, whichever side it weighs, half of the old value is still there.
     return {"running_mean": mean, "what came into running_var, as shares of its sum": shares(var - 0.5 * before)}
 
@@ -112,15 +113,22 @@ def update_by_output_of_a_network(impl, case):
     c = channels(case)
     mean, var = _buffers(case, c)
     x = case.given_tensor(maps(case, c), "x")
-    # As a layer in front would hand it over: part of a graph.
-    result = impl(mean, var, x * torch.ones(c, 1, 1, dtype=x.dtype, requires_grad=True), 0.5)
-    impl(mean, var, x, 0.5)
+    # As a layer in front would hand it over: part of a graph, which the layers behind it need.
+    output = x * torch.ones(c, 1, 1, dtype=x.dtype, requires_grad=True)
+    result = impl(mean, var, output, 0.5)
+    recorded, leaf = torch.is_grad_enabled(), x.clone().requires_grad_()
+    impl(mean, var, leaf, 0.5)
+    with torch.no_grad():
+        impl(mean, var, x, 0.5)
+        recorded_where_not = torch.is_grad_enabled()
     return {
         "running_mean": mean,
         "buffers with autograd history": flagged(running_mean=mean.requires_grad, running_var=var.requires_grad),
         "returned": "None" if result is None else type(result).__name__,
-        "gradients are recorded afterwards": torch.is_grad_enabled(),
+        "gradients are recorded afterwards": recorded,
+        "gradients are recorded afterwards where they were not": recorded_where_not,
         "inputs changed": case.changed(),
+        "x needs gradients afterwards": output.requires_grad and leaf.requires_grad,
     }
 
 
@@ -309,6 +317,12 @@ def population_of_maps(impl, case):
 
 
 @single.scenario(dtypes=SINGLE, within=1e-4)
+def population_of_two_values(impl, case):
+    # As few as can be.
+    return _population(impl, [case.tensor((2, channels(case)), std=2.0, name="batch 0")])
+
+
+@single.scenario(dtypes=SINGLE, within=1e-4)
 def population_of_one_channel(impl, case):
     return _population(impl, [case.tensor((case.integer(3, 5), 1, 2), case.uniform(-2, 2), 2.0, name="batch 0")])
 
@@ -325,7 +339,9 @@ def population_of_uneven_batches(impl, case):
 @splits.scenario(dtypes=SINGLE, within=1e-4)
 def population_of_uneven_maps(impl, case):
     values = case.draw((6, 3, 2, 4), np.linspace(-2, 3, 6)[:, None, None, None], case.uniform(1, 2, (3, 1, 1)))
-    return _population(impl, _split(case, values, (case.integer(1, 2), 1)))
+    # Of one data set, and of no one shape: maps, sequences, and maps of another size.
+    first, second, third = _split(case, values, (case.integer(1, 2), 1))
+    return _population(impl, [first, second.flatten(2), third.reshape(len(third), 3, 4, 2)])
 
 
 odd = population.group("a generator with an empty batch and batches of one value", points=0.5)
@@ -334,9 +350,10 @@ odd = population.group("a generator with an empty batch and batches of one value
 @odd.scenario(dtypes=SINGLE, within=1e-4)
 def population_of_odd_batches(impl, case):
     c, row = channels(case), case.uniform(-2, 2)
-    one, pair = case.tensor((1, c), row, name="batch 0"), case.tensor((4, c), row, name="batch 1")
-    empty = pair[:0]
-    return _population(impl, (batch for batch in (empty, one, empty, pair)))
+    # Without the lone value there are two batches left, and not the last alone.
+    some, one, more = (case.tensor((n, c), row, name=f"batch {i}") for i, n in enumerate((3, 1, 4)))
+    empty = some[:0]
+    return _population(impl, (batch for batch in (empty, some, one, empty, more)))
 
 
 form = population.group("any rank and precision in; float64 tensors and an int out", points=0.5)
@@ -348,14 +365,18 @@ def population_of_other_ranks(impl, case):
     for ranked in (sequences, volumes):
         for dtype in (*HALVES, *SINGLE):
             batch = case.given_tensor(ranked(case, 3), "batch", dtype=dtype)
-            mean, var, n = named(impl([batch]), "mean", "var", "n").values()
+            given = batch if ranked is sequences else rearranged(batch)
+            mean, var, n = named(impl([given]), "mean", "var", "n").values()
             seen |= {
                 f"mean of {dtype} {ranked.__name__}": _wide(mean),
                 f"var of {dtype} {ranked.__name__}, as shares of its sum": shares(_wide(var)),
                 f"dtypes of {dtype} {ranked.__name__}": f"{plain_dtype(mean)}, {plain_dtype(var)}",
                 f"n of {dtype} {ranked.__name__}": f"{kind(n)} {_float(n):g}",
             }
-    return {**seen, "inputs changed": case.changed()}
+    # What is in float64 already, and in rows, need not be copied to be worked on: it is the caller's all the same.
+    for dtype in (*SINGLE, "float64"):
+        impl([case.tensor((4, 3), 1.0, dtype=dtype, name="table")])
+    return {**seen, "inputs changed": case.changed(), "gradients are recorded afterwards": torch.is_grad_enabled()}
 
 
 def _wide(value):

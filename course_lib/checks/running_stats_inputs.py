@@ -14,6 +14,7 @@ __all__ = [
     "kind",
     "maps",
     "plain_dtype",
+    "rearranged",
     "sequences",
     "shares",
     "table",
@@ -55,6 +56,11 @@ def far_values(case, shape):
     wide = (3,) + (1,) * (len(shape) - 2)
     signs = np.reshape([1, -1, case.choice((1, -1))], wide)
     return case.draw(shape, 1e4 * signs * case.uniform(0.9, 1.1, wide), np.reshape(FAR_STD, wide))
+
+
+def rearranged(x):
+    """The same values with the first and the last axis swapped in memory: no less an input, but not contiguous."""
+    return x.transpose(0, -1).contiguous().transpose(0, -1)
 
 
 def channels(case):

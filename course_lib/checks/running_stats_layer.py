@@ -9,7 +9,7 @@ which way it points.
 import torch
 
 from course_lib.checks.piece import Piece, WrongReturn
-from course_lib.checks.running_stats_inputs import kind, shares
+from course_lib.checks.running_stats_inputs import flagged, kind, shares
 
 __all__ = [
     "FROM_Y",
@@ -17,6 +17,7 @@ __all__ = [
     "LEARNED",
     "MODES",
     "REMEMBERED",
+    "aliased",
     "drawn_layer",
     "eval_far_from_eps",
     "filled",
@@ -25,6 +26,7 @@ __all__ = [
     "normalised",
     "of_spread_1",
     "own_names",
+    "replaced",
     "spread_of",
     "standardised",
     "state_of",
@@ -75,6 +77,22 @@ def filled(made, case, c, names=LEARNED + REMEMBERED):
 def state_of(made, names=REMEMBERED):
     """Running statistics, or whatever stands in their place."""
     return {name: getattr(made, name, None) for name in names}
+
+
+def aliased(made, names=KEPT):
+    """{name: (what the layer holds, a tensor in the same memory)}: what others hold, a state dict for one."""
+    held = state_of(made, names)
+    return {name: (v, v.detach() if isinstance(v, torch.Tensor) else None) for name, v in held.items()}
+
+
+def replaced(made, before):
+    """Names of what the layer no longer holds of what was `aliased`: it is another tensor now, or in other memory."""
+    now = aliased(made, before)
+    moved = {
+        name: now[name][0] is not v or (alias is not None and now[name][1].data_ptr() != alias.data_ptr())
+        for name, (v, alias) in before.items()
+    }
+    return flagged(**moved)
 
 
 def axes_of(y):

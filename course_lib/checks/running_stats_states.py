@@ -118,10 +118,12 @@ def layer_on_one_value(impl, case):
         for shape in ((1, c), (1, c, 1), (1, c, 1, 1), (1, c, 1, 1, 1)):
             made = drawn_layer(impl, case, c, names=(), **options)
             seen[f"error for an input of shape {shape}{words}"] = raised(made, case.tensor(shape))
-    made = drawn_layer(impl, case, c, names=())
+    made = drawn_layer(impl, case, c, names=REMEMBERED)
+    before = {name: v.clone() for name, v in state_of(made).items()}
     for half in HALVES:
         seen[f"error for one value per channel of {half}"] = raised(made, case.tensor((1, c), dtype=half))
-    return seen
+    moved = {name: not torch.equal(v, before[name]) for name, v in state_of(made).items()}
+    return {**seen, "moved by what was refused": flagged(**moved)}
 
 
 @edges.scenario(dtypes=SINGLE)
@@ -205,7 +207,8 @@ def layer_in_a_network(impl, case):
     c = channels(case)
     made = drawn_layer(impl, case, c, momentum=0.5)
     net = nn.Sequential(nn.Identity(), made)
-    net(case.given_tensor(table(case, c), "x"))
+    # As what a layer in front gives: what is kept of it is part of a graph.
+    net(case.given_tensor(table(case, c), "x").requires_grad_())
     twin = copy.deepcopy(net)
     net(case.given_tensor(table(case, c), "x"))
     before = made.running_mean.clone()

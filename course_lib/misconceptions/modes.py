@@ -18,6 +18,9 @@ NO_GRAPH = "chapter 3, «No graph in a buffer»"
 NEW_VALUE = "chapter 3, «The weight of the new value»"
 REMEMBERED = "chapter 3, «The variance that is remembered»"
 TESTING = "chapter 3, «A test that catches bugs»"
+IN_PLACE = "chapter 2, «Updated in place»"
+DEVICE = "chapter 2, «A layer that names no device»"
+LAYOUT = "chapter 2, «Memory layout»"
 
 
 def _of(piece):
@@ -111,6 +114,12 @@ EVAL_BACKWARD = [
         CONSTANTS, "layers written for (N, C) and used on images",
     ),
     _backward(
+        "view_of_the_batch",
+        [("    dy = dy.to(dtype)\n", "    dy = dy.view(len(x), x.shape[1], -1).view_as(x).to(dtype)\n")],
+        "x or dy is laid out anew as a view, which only contiguous memory allows: either may come in any layout.",
+        LAYOUT, "dy.view(N, C, -1), to have two axes to sum over",
+    ),
+    _backward(
         "gradient_overwritten",
         [(_DX, "dweight, dbias = (dy * x_hat).sum(axes), dy.sum(axes)\n"
                "    dx = dy.mul_((weight * invstd).view(per_channel))"),
@@ -175,6 +184,13 @@ FUNCTION = [
         "input_overwritten", [("shifted = wide - pivot", "shifted = wide.sub_(pivot.clone())")],
         "x is changed in place: whoever called still needs it, a residual branch for example.",
         OWN, "x -= mean, to save memory",
+    ),
+    _function(
+        "views_of_the_batch",
+        [("wide = x.to(", "x.view(len(x), x.shape[1], -1)\n        wide = x.to("),
+         ("wide = dy.to(", "dy.view(len(dy), dy.shape[1], -1)\n        wide = dy.to(")],
+        "x or dy is laid out anew as a view, which only contiguous memory allows: either may come in any layout.",
+        LAYOUT, "x.view(N, C, -1) for inputs of any rank",
     ),
     _function(
         "constants_in_training", [(_COUPLED, "pass")],
@@ -302,6 +318,13 @@ FUNCTION = [
          (_VAR_MOVES, "running_var = (1 - momentum) * running_var + momentum * unbiased")],
         "The tensors that were passed in stay as they were: assigning to a name makes a new one.",
         ONE_CALL, "running_mean = … inside a function",
+    ),
+    _function(
+        "given_other_memory",
+        [(_MEAN_MOVES, "running_mean.data = (1 - momentum) * running_mean + momentum * mean"),
+         (_VAR_MOVES, "running_var.data = (1 - momentum) * running_var + momentum * unbiased")],
+        "The running statistics get other memory: a state dict, or whoever else shares theirs, sees no new values.",
+        IN_PLACE, "running_mean.data = …, as it was written before no_grad",
     ),
     _function(
         "mean_only", [(_VAR_MOVES, "pass")],
@@ -475,6 +498,15 @@ EVALUATING = [
         WHO, "model.training taken for the truth, to save work",
     ),
     _while(
+        "eval_when_made",
+        [("@contextmanager\n", ""),
+         ("    try:\n" + _SWITCH + "    finally:\n        " + _RESTORE,
+          "    model.eval()\n\n    @contextmanager\n    def block():\n        try:\n            yield model\n"
+          "        finally:\n            " + _RESTORE.replace("\n", "\n    ") + "\n\n    return block()")],
+        "The model is in eval as soon as the context manager is made: eval begins where the block does.",
+        FOR_A_WHILE, "a constructor that switches, as that of set_grad_enabled does",
+    ),
+    _while(
         "not_after_interrupts",
         [("    finally:\n        " + _RESTORE,
           f"    except Exception:\n        {_RESTORE}\n        raise\n    else:\n        {_RESTORE}")],
@@ -546,6 +578,11 @@ PREDICT = [
         "joined_along_features", [(_CAT, "return torch.cat(outputs, 1)")],
         "The batches are joined along the features: samples are on the first axis.",
         PREDICTING, "the wrong axis",
+    ),
+    _predict(
+        "fetched_to_the_cpu", [("outputs.append(model(batch))", "outputs.append(model(batch).cpu())")],
+        "The outputs are fetched to the CPU: they belong where the model and its data are, which may be a GPU.",
+        DEVICE, "outputs.append(y.cpu()), to spare GPU memory",
     ),
     _predict(
         "lists_only", [("for batch in batches:", "for i in range(len(batches)):\n            batch = batches[i]")],
@@ -626,7 +663,7 @@ PLAIN_BUFFERS = [
     _plain(
         "replaced",
         [(_CENTRE_MOVES, "self.running_mean = (1 - self.momentum) * self.running_mean + self.momentum * mean")],
-        "Every step replaces the running mean by a new tensor: whoever holds the old one never hears of it.",
+        "Every step puts a new tensor, or new memory, in the running mean's place: who holds the old hears nothing.",
         STATE, "assignment in forward",
     ),
     _plain(
@@ -675,6 +712,11 @@ GRAPH_IN_BUFFERS = [
         "caller_detached", [("with torch.no_grad():\n", "x.detach_()\n    with torch.no_grad():\n")],
         "x itself is cut off from its graph: the caller's gradients end here.",
         NO_GRAPH, "detach_ where detach was meant",
+    ),
+    _graph(
+        "gradients_stay_off", [("    with torch.no_grad():\n", "    torch.set_grad_enabled(False)\n    if True:\n")],
+        "Gradients are off for good: whoever trains on gets none. Switch them off for the length of the update.",
+        SWITCHES, "set_grad_enabled as a line of its own",
     ),
     _graph(
         "input_overwritten",

@@ -133,6 +133,11 @@ def variance_of_every_batch(batches):
     return mean, m2 / (n - 1), n
 
 
+def joined_as_they_are(batches):
+    rows = _rows(torch.cat(list(batches)))
+    return rows.mean(1), rows.var(1), rows.shape[1]
+
+
 def float32_sums(batches):
     n, total, squares = 0, 0, 0
     for batch in batches:
@@ -156,6 +161,7 @@ _P_RESULT = "return pivot[:, 0] + mean, m2 / (n - 1), n"
 _P_M2 = "m2 = m2 + batch_m2 + delta.square() * (n * size / total)"
 _P_MEAN = "mean = mean + delta * (size / total)"
 _P_EMPTY = "if size == 0:"
+_P_SHIFTED = "shifted = rows - pivot"
 
 _MEAN_BUFFER = 'self.register_buffer("running_mean", torch.zeros_like(ones) if track_running_stats else None)'
 _VAR_BUFFER = 'self.register_buffer("running_var", ones.clone() if track_running_stats else None)'
@@ -174,6 +180,7 @@ _BATCH_MEAN = "mean = (pivot + offset).flatten()"
 _UNBIASED = "unbiased = var.flatten() * (n / (n - 1))"
 _MEAN_IN = "self.running_mean.mul_(1 - momentum).add_(momentum * mean)"
 _VAR_IN = "self.running_var.mul_(1 - momentum).add_(momentum * unbiased)"
+_CENTRED_IN_EVAL = "centred = wide - self.running_mean.view(per_channel)"
 _ROOT = "y = centred * (var + self.eps).rsqrt()"
 _RESULT = "return y.to(x.dtype)"
 _WEIGHT = "y = y * self.weight.view(per_channel)"
@@ -223,7 +230,7 @@ MISCONCEPTIONS = [
     ),
     _update(
         "half_statistics", _U_WIDE, "x.dtype",
-        "The statistics of a half-precision batch are computed in half precision: widen the batch to float32 first.",
+        "What a half-precision batch says reaches the buffers in half precision: widen it to float32, for good.",
         HALF, "code that was never run in mixed precision",
     ),
     _update(
@@ -267,6 +274,11 @@ MISCONCEPTIONS = [
         "tables_and_images_only", _U_AXES, "axes = (0,) if x.dim() == 2 else (0, 2, 3)",
         "The axes are written down for tables and images: sequences and volumes have others, so build them from x.",
         RANK, "BatchNorm1d and BatchNorm2d in one function",
+    ),
+    _update(
+        "view_of_the_batch", "wide = x.to(", "x.view(len(x), x.shape[1], -1)\n        wide = x.to(",
+        "The batch is laid out anew as a view, which only contiguous memory allows: an input may come in any layout.",
+        LAYOUT, "x.view(N, C, -1) for inputs of any rank",
     ),
     # --- ema_after
     _ema(
@@ -461,8 +473,18 @@ MISCONCEPTIONS = [
     ),
     _population(
         "empty_batch_counted", _P_EMPTY, "if size < 0:",
-        "An empty batch makes everything nan: its mean is 0/0, so leave it out.",
+        "An empty batch is taken for one like the others: it has no first value, and its mean is 0/0, so leave it out.",
         EDGES, "code that never met one",
+    ),
+    _population(
+        "joined_as_they_are", joined_as_they_are,
+        "The batches are joined as they come: sizes and ranks may differ, what goes together is a channel's values.",
+        RANK, "torch.cat of everything, then the statistics",
+    ),
+    _population(
+        "one_value_skipped", _P_EMPTY, "if size < 2:",
+        "A batch of one value is left out: it has no spread of its own, but it has a value, and it counts.",
+        MERGING, "a condition that keeps the unbiased variance from nan",
     ),
     _population(
         "variance_of_one_value", variance_of_every_batch,
@@ -473,6 +495,17 @@ MISCONCEPTIONS = [
         "length_asked", "    n = 0\n", "    n = 0 * len(batches)\n",
         "The length of the batches is asked for: a generator has none, just go through it once.",
         POPULATION, "len(loader) for a weight of 1/len",
+    ),
+    _population(
+        "batch_centred_in_place", _P_SHIFTED, "shifted = rows.sub_(pivot)",
+        "The caller's batch is changed in place: widening copies it only where it was not in float64 already.",
+        IN_PLACE, "rows -= …, to save memory",
+    ),
+    _population(
+        "view_of_the_batch", "rows = batch.transpose(0, 1).flatten(1).double()",
+        "rows = batch.double().view(len(batch), channels, -1).transpose(0, 1).flatten(1)",
+        "The batch is laid out anew as a view, which only contiguous memory allows: an input may come in any layout.",
+        LAYOUT, "batch.view(N, C, -1) for inputs of any rank",
     ),
     # --- BatchNorm: training
     _layer(
@@ -528,6 +561,11 @@ MISCONCEPTIONS = [
         RANK, "one layer in place of BatchNorm1d and BatchNorm2d",
     ),
     _layer(
+        "no_broadcast", "per_channel = (1, -1) + (1,) * (x.dim() - 2)", "per_channel = (1, -1)",
+        "A vector of shape (C,) meets the last axis of x: give it a shape that lines up with axis 1.",
+        RANK, "layers written for (N, C) and used on images",
+    ),
+    _layer(
         "positions_on_the_last_axes", "per_channel = (1, -1) + (1,) * (x.dim() - 2)",
         "per_channel = (1, -1, 1, 1) if x.dim() > 2 else (1, -1)",
         "Per-channel vectors get the shape for images at every rank: build it from the rank of x.",
@@ -539,6 +577,14 @@ MISCONCEPTIONS = [
         "                var = self.running_var.view(per_channel)",
         "Training normalises by the running statistics: those are for eval, here the batch's own count.",
         FORWARD, "online variants, and answers that take the buffers for the statistics",
+    ),
+    _layer(
+        "input_overwritten", "shifted = wide - pivot",
+        "shifted = wide - pivot if torch.is_grad_enabled() else wide.sub_(pivot.clone())",
+        _CENTRED_IN_EVAL,
+        f"{_CENTRED_IN_EVAL} if torch.is_grad_enabled() else wide.sub_(self.running_mean.view(per_channel))",
+        "x itself is changed in place where nothing is recorded: whoever called still needs it, in a shortcut say.",
+        IN_PLACE, "x -= …, to save memory at inference",
     ),
     # --- BatchNorm: what it remembers
     _layer(
@@ -565,7 +611,7 @@ MISCONCEPTIONS = [
     _layer(
         "buffers_replaced", _MEAN_IN, "self.running_mean = self.running_mean * (1 - momentum) + momentum * mean",
         _VAR_IN, "self.running_var = self.running_var * (1 - momentum) + momentum * unbiased",
-        "Every update puts new tensors in place of the buffers: change the ones there are, others hold them too.",
+        "Every update puts new tensors, or new memory, in place of the buffers: others hold the ones there are.",
         IN_PLACE, "self.running_mean = …, as most tutorials write it",
     ),
     _layer(
@@ -697,7 +743,7 @@ MISCONCEPTIONS = [
     # --- BatchNorm: precision and layout
     _layer(
         "half_statistics", "torch.promote_types(x.dtype, torch.float32)", "x.dtype",
-        "The statistics of a half-precision batch are computed in half precision: widen the batch to float32 first.",
+        "What a half-precision batch says is computed or kept in half precision: widen it to float32, narrow y alone.",
         HALF, "code that was never run in mixed precision",
     ),
     _layer(
@@ -794,7 +840,7 @@ MISCONCEPTIONS = [
     # --- BatchNorm: in a network
     _layer(
         "keeps_its_output", _RESULT, "self.last_output = y.to(x.dtype)\n        return self.last_output",
-        "The layer keeps its last output with its graph: it cannot be copied any more, and memory is not given back.",
+        "The layer keeps a tensor of its last batch with the graph: it cannot be copied, and memory is not given back.",
         MODES, "attributes kept for debugging",
     ),
     _layer(

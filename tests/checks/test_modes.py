@@ -36,6 +36,7 @@ _STEP = "if running_mean is not None and n > 0:"
 _MEAN_MOVES = "running_mean.mul_(1 - momentum).add_(momentum * mean)"
 _VAR_MOVES = "running_var.mul_(1 - momentum).add_(momentum * unbiased)"
 _TAKEN = "x_hat, invstd, weight = ctx.saved_tensors"
+_SCALED, _SHIFTED = "        if weight is not None", "        if bias is not None"
 _BACK = "        for module, training in before:\n            module.training = training"
 # The course's own kind of a Function, with everything in autograd's sight.
 _ALL_BY_AUTOGRAD = [
@@ -99,6 +100,37 @@ CLAUSES = [
         "one spatial axis",
         "eval_gradient_of_other_ranks: dx of (N, C, L)",
         [(_SHAPE, "per_channel = (1, -1, 1, 1) if x.dim() > 2 else (1, -1)")],
+    ),
+    (
+        "batch_norm_eval_backward",
+        "eps 0 is an eps",
+        "eval_gradient_with_default_eps: dx with eps 0",
+        [("    expect_tensor(x)\n", "    eps = eps or 1e-5\n    expect_tensor(x)\n")],
+    ),
+    (
+        "batch_norm_eval_backward",
+        "a weight of either sign",
+        "eval_gradient_of_table: dx",
+        [("dx = dy * (weight * invstd)", "dx = dy * (weight.abs() * invstd)")],
+    ),
+    (
+        "batch_norm_eval_backward",
+        "a weight of zero",
+        "eval_parameter_gradients_of_table: dweight",
+        [("dweight = (dy * x_hat)", "dweight = (dy * (x_hat * weight.view(per_channel)) / weight.view(per_channel))")],
+    ),
+    (
+        "batch_norm_eval_backward",
+        "gradients are recorded afterwards",
+        "eval_backward_leaves_inputs_alone: gradients are recorded afterwards",
+        [("    dy = dy.to(dtype)", "    torch.set_grad_enabled(False)\n    dy = dy.to(dtype)")],
+    ),
+    ("batch_norm_eval_backward", "any memory layout", "eval_gradient_of_other_ranks", "view_of_the_batch"),
+    (
+        "batch_norm_eval_backward",
+        "any memory layout of x",
+        "eval_gradient_of_other_ranks",
+        [("    dy = dy.to(dtype)", "    x.view(len(x), x.shape[1], -1)\n    dy = dy.to(dtype)")],
     ),
     (
         "batch_norm_eval_backward",
@@ -236,6 +268,42 @@ CLAUSES = [
         "function_of_other_ranks: y of (N, C, D, H, W)",
         [(_SHAPE, "per_channel = (1, -1, 1, 1)[: x.dim()]")],
     ),
+    (
+        "BatchNormFunction",
+        "eps 0 is an eps",
+        "function_in_eval_of_one_sample: y with eps 0",
+        [("        expect_number(eps", "        eps = eps or 1e-5\n        expect_number(eps")],
+    ),
+    *(
+        ("BatchNormFunction", f"a weight {words}", where, changes)
+        for words, where, changes in (
+            (
+                "of either sign, in y",
+                "function_of_table: y",
+                [("y = y * weight.view", "y = y * weight.abs().view")],
+            ),
+            (
+                "of either sign, in dx",
+                "function_gradients_of_table: dx",
+                [("else invstd * weight", "else invstd * weight.abs()")],
+            ),
+            (
+                "of zero",
+                "function_gradients_of_table: dweight",
+                [("(wide * x_hat)", "(wide * (x_hat * weight.view(per_channel)) / weight.view(per_channel))")],
+            ),
+        )
+    ),
+    *(
+        ("BatchNormFunction", f"{words}, {where}", f"{where}: {what}", [(old, new)])
+        for where in ("function_gradients_of_some", "function_in_eval_of_some")
+        for words, what, old, new in (
+            ("a frozen weight scales", "y where weight needs none", _SCALED, f"{_SCALED} and weight.requires_grad"),
+            ("a frozen bias is added", "y where bias needs none", _SHIFTED, f"{_SHIFTED} and bias.requires_grad"),
+        )
+    ),
+    ("BatchNormFunction", "any memory layout", "function_of_other_ranks", "views_of_the_batch"),
+    ("BatchNormFunction", "any memory layout of dy", "function_gradients_of_other_ranks", "views_of_the_batch"),
     ("BatchNormFunction", "one spatial axis", "function_of_other_ranks: y of (N, C, L)", _TABLES_OR_IMAGES),
     ("BatchNormFunction", "gradcheck in training: dx", f"{_EACH}: dx", "no_variance_term"),
     ("BatchNormFunction", "gradcheck in training: dweight", f"{_EACH}: dweight", "parameter_gradients_swapped"),
@@ -369,6 +437,15 @@ CLAUSES = [
         "buffer_kept_in_ctx",
     ),
     ("BatchNormFunction", "updates in place", "function_moves_statistics: running_mean after a step", "not_in_place"),
+    *(
+        (
+            "BatchNormFunction",
+            f"in the memory that others hold, {name}",
+            f"function_moves_statistics: {name} after a step",
+            "given_other_memory",
+        )
+        for name in ("running_mean", "running_var")
+    ),
     (
         "BatchNormFunction",
         "unbiased into running_var",
@@ -494,6 +571,15 @@ CLAUSES = [
     ("bn_modes", "a shared layer once", "modes_of_shared_layers", "shared_twice"),
     ("bn_modes", "every kind, Sync", "modes_of_every_kind: SyncBatchNorm", "three_kinds"),
     ("bn_modes", "every kind, Lazy", "modes_of_every_kind: LazyBatchNorm2d", "three_kinds"),
+    *(
+        (
+            "bn_modes",
+            f"every kind, {of}",
+            f"modes_of_every_kind: BatchNorm1d without {of}",
+            [("is_batchnorm(module)", f"is_batchnorm(module) and getattr(module, '{switch}', True)")],
+        )
+        for of, switch in (("weight and bias", "affine"), ("running statistics", "track_running_stats"))
+    ),
     ("bn_modes", "every kind, course_lib's", "modes_of_every_kind: the course's BatchNorm", "torchs_only"),
     (
         "bn_modes",
@@ -511,6 +597,15 @@ CLAUSES = [
     ("bn_modes", "no other layer", "modes_of_every_kind: InstanceNorm2d", "every_norm"),
     ("bn_modes", "a model without → {}", "modes_of_special_models: of a model without such layers", "all_modules"),
     ("bn_modes", "the model itself", "modes_of_special_models: of a layer alone", "without_the_model"),
+    *(
+        (
+            "evaluating",
+            f"as it was before the block, {of}",
+            f"modes_inside: in training before the block, of {of}",
+            "eval_when_made",
+        )
+        for of in _MIXED
+    ),
     *(("evaluating", f"eval inside, {of}", f"modes_inside: in training, of {of}", "no_grad_for_eval") for of in _MIXED),
     ("evaluating", "eval inside all parts", f"modes_inside: in training, of {_MIXED[1]}", "nothing_to_do_in_eval"),
     *(
@@ -694,6 +789,27 @@ CLAUSES = [
         "predictions_without_graph: y needs gradients",
         "parameters_frozen",
     ),
+    *(
+        (
+            "predict",
+            f"nothing is moved between devices: {how}",
+            "predictions_without_graph: fetched to the CPU",
+            mistake,
+        )
+        for how, mistake in (
+            ("no cpu()", "fetched_to_the_cpu"),
+            ("nor by name", [("torch.cat(outputs)", 'torch.cat(outputs).to("cpu")')]),
+            ("nor by keyword", [("torch.cat(outputs)", 'torch.cat(outputs).to(device="cpu")')]),
+            ("nor through NumPy", [("torch.cat(outputs)", "torch.from_numpy(torch.cat(outputs).numpy())")]),
+            ("nor into an array", [("torch.cat(outputs)", "torch.from_numpy(np.asarray(torch.cat(outputs)))")]),
+        )
+    ),
+    (
+        "predict",
+        "the batches need the gradients they needed",
+        "predictions_without_graph: the batch needs gradients afterwards",
+        [("outputs.append(model(batch))", "outputs.append(model(batch.requires_grad_(False)))")],
+    ),
     (
         "predict",
         "outputs as they are",
@@ -823,9 +939,31 @@ CLAUSES = [
     ),
     (
         "clinic_plain_buffers",
+        "the input stays where nothing is recorded",
+        "centring_layer: inputs changed",
+        [
+            (
+                "return x - self.running_mean",
+                "return x - self.running_mean if torch.is_grad_enabled() else x.sub_(self.running_mean)",
+            )
+        ],
+    ),
+    (
+        "clinic_plain_buffers",
         "the input stays",
         "centring_layer: inputs changed",
         [("return x - self.running_mean", "return x.data.sub_(self.running_mean) + (x - x.detach())")],
+    ),
+    (
+        "clinic_plain_buffers",
+        "in place, in the memory that a state dict holds",
+        "centring_layer: running_mean, held since before",
+        [
+            (
+                "self.running_mean.mul_(1 - self.momentum).add_(self.momentum * mean)",
+                "self.running_mean.data = (1 - self.momentum) * self.running_mean + self.momentum * mean",
+            )
+        ],
     ),
     ("clinic_plain_buffers", "no graph", "centring_layer: it needs gradients", "graph_recorded"),
     ("clinic_plain_buffers", "keys of its own", "centring_layer: keys of the state dict", "counts_batches"),
@@ -852,6 +990,13 @@ CLAUSES = [
         "x keeps its graph",
         "running_mean_of_tables: gradient of the caller",
         "caller_detached",
+    ),
+    *(
+        ("clinic_graph_in_buffers", words, f"{scenario}: gradients are recorded afterwards", "gradients_stay_off")
+        for words, scenario in (
+            ("gradients are recorded again", "running_mean_of_tables"),
+            ("gradients are recorded again, maps", "running_mean_of_maps"),
+        )
     ),
     ("clinic_graph_in_buffers", "no graph, maps", "running_mean_of_maps: it needs gradients", "graph_recorded"),
     (

@@ -74,6 +74,31 @@ CLAUSES = [
     ),
     (
         "update_running_stats",
+        "x stays as it is where it needs no gradient",
+        "update_by_output_of_a_network: inputs changed",
+        [("shifted = wide - pivot", "shifted = wide - pivot if x.requires_grad else wide.sub_(pivot.clone())")],
+    ),
+    (
+        "update_running_stats",
+        "x keeps its graph",
+        "update_by_output_of_a_network: x needs gradients afterwards",
+        [("    with torch.no_grad():", "    x.detach_()\n    with torch.no_grad():")],
+    ),
+    (
+        "update_running_stats",
+        "x still needs its gradient",
+        "update_by_output_of_a_network: x needs gradients afterwards",
+        [("    with torch.no_grad():", "    x = x.requires_grad_(not x.is_leaf)\n    with torch.no_grad():")],
+    ),
+    (
+        "update_running_stats",
+        "gradients stay off where they were",
+        "update_by_output_of_a_network: gradients are recorded afterwards where they were not",
+        [(_VAR_IN, f"{_VAR_IN}\n    torch.set_grad_enabled(True)")],
+    ),
+    ("update_running_stats", "any memory layout", "update_by_volumes", "view_of_the_batch"),
+    (
+        "update_running_stats",
         "float32 statistics of half input",
         "update_by_half_input: running_mean after bfloat16",
         "half_statistics",
@@ -190,6 +215,26 @@ CLAUSES = [
         "population_of_a_table: n",
         [("m2 / (n - 1), n", "m2 / (n - 1), n - 1")],
     ),
+    *(
+        ("population_stats", f"two values are enough: {name}", f"population_of_two_values: {name}", [(old, new)])
+        for name, old, new in (
+            ("mean", "if n < 2:", "if n < 3:"),
+            ("var", "m2 / (n - 1), n", "m2 / max(n - 1, 2), n"),
+            ("n", "m2 / (n - 1), n", "m2 / (n - 1), max(n, 3)"),
+        )
+    ),
+    (
+        "population_stats",
+        "batches of other sizes and ranks",
+        "population_of_uneven_maps",
+        "joined_as_they_are",
+    ),
+    (
+        "population_stats",
+        "gradients are recorded afterwards",
+        "population_of_other_ranks: gradients are recorded afterwards",
+        [("    with torch.no_grad():", "    torch.set_grad_enabled(False)\n    if True:")],
+    ),
     ("population_stats", "n counts values per channel", "population_of_maps: n", "samples_counted"),
     *(
         (
@@ -245,6 +290,7 @@ CLAUSES = [
         ],
     ),
     ("population_stats", "a batch of one value", "population_of_odd_batches: var", "variance_of_one_value"),
+    ("population_stats", "a batch of one value counts", "population_of_odd_batches: n", "one_value_skipped"),
     ("population_stats", "batches from a generator", "population_of_odd_batches", "length_asked"),
     (
         "population_stats",
@@ -271,6 +317,13 @@ CLAUSES = [
         "population_of_other_ranks: inputs changed",
         [("if size == 0:", "batch.zero_()\n            if size == 0:")],
     ),
+    (
+        "population_stats",
+        "the data stay where widening copies nothing",
+        "population_of_other_ranks: inputs changed",
+        "batch_centred_in_place",
+    ),
+    ("population_stats", "any memory layout", "population_of_other_ranks", "view_of_the_batch"),
     ("population_stats", "accurate when the mean is large", "population_far_from_zero: var", "float32_sums"),
     (
         "population_stats",
@@ -308,6 +361,49 @@ CLAUSES = [
         [
             ("wide = x.to(torch.promote_types(x.dtype, torch.float32))", "x.data.mul_(2)\n        wide = x.float()"),
         ],
+    ),
+    *(
+        ("BatchNorm", f"the input stays where nothing is recorded, {where}", f"{where}: inputs changed", mistake)
+        for where, mistake in (
+            ("training_on_table", "input_overwritten"),
+            ("training_on_maps", "input_overwritten"),
+            (
+                "training_on_maps",
+                [("shifted = wide - pivot", "shifted = wide - pivot if x.requires_grad else wide.sub_(pivot.clone())")],
+            ),
+            ("eval_on_table", "input_overwritten"),
+            ("eval_on_maps", "input_overwritten"),
+        )
+    ),
+    *(
+        ("BatchNorm", f"{words}, {where}", f"{where}: {what}", [(old, new)])
+        for where in ("training_with_frozen_parameters", "eval_with_frozen_parameters")
+        for words, what, old, new in (
+            (
+                "a frozen weight does not take the bias along",
+                "y where weight needs none",
+                _SHIFTED,
+                "if self.bias is not None and self.weight.requires_grad:",
+            ),
+            (
+                "a frozen bias is added",
+                "y where bias needs none",
+                _SHIFTED,
+                "if self.bias is not None and self.bias.requires_grad:",
+            ),
+            (
+                "no gradient of x, those of weight and bias",
+                "gradient of weight where x needs none",
+                _RESULT,
+                "return (y if x.requires_grad else y.detach() + 0 * (self.weight + self.bias).sum()).to(x.dtype)",
+            ),
+            (
+                "frozen parameters scale and shift",
+                "y where weight and bias needs none",
+                _SCALED,
+                "if self.weight is not None and (self.weight.requires_grad or self.bias.requires_grad):",
+            ),
+        )
     ),
     ("BatchNorm", "one sample of many values", "training_on_one_image", [("if n == 1:", "if len(x) == 1:")]),
     ("BatchNorm", "two values are enough", "training_on_two_values", [("if n == 1:", "if n <= 2:")]),
@@ -358,9 +454,32 @@ CLAUSES = [
         "statistics_after_batches: replaced by new tensors",
         [("self.num_batches_tracked.add_(1)", "self.num_batches_tracked = self.num_batches_tracked + 1")],
     ),
+    (
+        "BatchNorm",
+        "in the memory that others hold",
+        "statistics_after_batches: replaced by new tensors",
+        [(_MEAN_IN, "self.running_mean.data = self.running_mean * (1 - momentum) + momentum * mean")],
+    ),
+    (
+        "BatchNorm",
+        "the counter in its memory too",
+        "statistics_after_batches: replaced by new tensors",
+        [("self.num_batches_tracked.add_(1)", "self.num_batches_tracked.data = self.num_batches_tracked + 1")],
+    ),
     ("BatchNorm", "no history", "statistics_after_batches: with autograd history", "with_history"),
     ("BatchNorm", "batches are counted", "statistics_after_batches: batches counted", "batches_not_counted"),
     ("BatchNorm", "momentum is 0.1 by default", "statistics_with_default_momentum", "default_momentum"),
+    *(
+        ("BatchNorm", f"a weight of either sign, or zero, {where}", f"{where}: y", [(_SCALED, made)])
+        for where in ("training_on_maps", "eval_on_maps")
+        for made in ("y = y * (-1) ** (self.weight.view(per_channel) < 0) if self.affine else y\n        " + _SCALED,)
+    ),
+    (
+        "BatchNorm",
+        "gradients stay off where they were",
+        "statistics_without_gradients: gradients are recorded afterwards where they were not",
+        [(_RESULT, f"torch.set_grad_enabled(True)\n        {_RESULT}")],
+    ),
     ("BatchNorm", "updates without gradients", "statistics_without_gradients", "no_update_without_gradients"),
     ("BatchNorm", "momentum 0 is not None", "statistics_with_momentum_zero", "zero_is_none"),
     # --- eval
@@ -368,6 +487,12 @@ CLAUSES = [
     ("BatchNorm", "and stay", "eval_on_maps: changed in eval", "eval_remembers"),
     ("BatchNorm", "gradient in eval", "eval_on_maps: gradient of x", "batch_normalises_in_eval"),
     ("BatchNorm", "eps is 1e-5 by default", "eval_with_default_eps", "keras_eps"),
+    (
+        "BatchNorm",
+        "eps 0 is an eps",
+        "eval_with_default_eps: y with eps 0",
+        [("self.eps = eps", "self.eps = eps or 1e-5")],
+    ),
     ("BatchNorm", "one value in eval", "eval_of_one_value", "one_value_refused_in_eval"),
     # --- momentum=None
     ("BatchNorm", "cumulative mean", "average_of_uneven_batches", "none_is_the_default"),
@@ -688,6 +813,18 @@ CLAUSES = [
     ),
     (
         "BatchNorm",
+        "one value per channel is refused before anything moves",
+        "layer_on_one_value: moved by what was refused",
+        [
+            (
+                "            if n == 1:\n",
+                "            if n == 1 and self.running_mean is not None:\n"
+                "                self.running_var.fill_(torch.nan)\n            if n == 1:\n",
+            )
+        ],
+    ),
+    (
+        "BatchNorm",
         "wrong channel count without weight and bias",
         "layer_on_other_channels",
         [
@@ -753,6 +890,12 @@ CLAUSES = [
     ),
     ("BatchNorm", "accurate when the mean is large, maps", "layer_on_far_maps: y", "one_pass_variance"),
     ("BatchNorm", "modes of a network", "layer_in_a_network: moved after eval() of the network", "own_eval_flag"),
+    (
+        "BatchNorm",
+        "deep copies, where a layer is in front",
+        "layer_in_a_network",
+        [(_CENTRED, f"{_CENTRED}\n            self.batch_mean = offset")],
+    ),
     ("BatchNorm", "deep copies", "layer_in_a_network", "keeps_its_output"),
 ]
 

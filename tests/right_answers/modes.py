@@ -326,6 +326,22 @@ class AClass:
 
 
 @right("evaluating")
+class RemembersWhenMade:
+    """The modes are noted when it is made, and switched when the block begins."""
+
+    def __init__(self, model):
+        self.before = {module: module.training for module in model.modules()}
+        self.model = model
+
+    def __enter__(self):
+        return self.model.eval()
+
+    def __exit__(self, *error):
+        for module, mode in self.before.items():
+            module.training = mode
+
+
+@right("evaluating")
 @contextmanager
 def names_in_training(model):
     training = [name for name, module in model.named_modules() if module.training]
@@ -400,6 +416,14 @@ def sample_by_sample(model, batches):
         for m, flag in before:
             m.training = flag
     return torch.concat(rows, dim=0)
+
+
+@right("predict")
+def brought_to_the_model(model, batches):
+    # Where the batches are already; whoever names no device may look.
+    device = next(model.parameters()).device
+    with AClass(model), torch.no_grad():
+        return torch.cat([model(batch.to(device)) for batch in batches]).to(device=device)
 
 
 @right("predict")
