@@ -500,16 +500,18 @@ EVALUATING = [
     _while(
         "eval_when_made",
         [("@contextmanager\n", ""),
-         ("    try:\n" + _SWITCH + "    finally:\n        " + _RESTORE,
-          "    model.eval()\n\n    @contextmanager\n    def block():\n        try:\n            yield model\n"
-          "        finally:\n            " + _RESTORE.replace("\n", "\n    ") + "\n\n    return block()")],
+         # Half a step to the right, so that what restores the modes is inside as it stands.
+         ("    try:\n" + _SWITCH + "    finally:\n",
+          "    model.eval()\n\n    @contextmanager\n    def block():\n"
+          "      try:\n        yield model\n      finally:\n"),
+         (_RESTORE, _RESTORE + "\n\n    return block()")],
         "The model is in eval as soon as the context manager is made: eval begins where the block does.",
         FOR_A_WHILE, "a constructor that switches, as that of set_grad_enabled does",
     ),
     _while(
         "not_after_interrupts",
-        [("    finally:\n        " + _RESTORE,
-          f"    except Exception:\n        {_RESTORE}\n        raise\n    else:\n        {_RESTORE}")],
+        [("    finally:\n", "    except Exception:\n"),
+         (_RESTORE, f"{_RESTORE}\n        raise\n    else:\n        {_RESTORE}")],
         "After a keyboard interrupt the modes do not come back: that is no Exception, and ends many a validation loop.",
         FOR_A_WHILE, "except Exception where finally was meant",
     ),
