@@ -167,6 +167,16 @@ def test_a_collective_that_fails_fails_on_every_rank():
     assert set(raised.value.errors) == {0, 1, 2}
 
 
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("places", [1, 3])
+def test_gathering_takes_a_place_for_each_rank(places, how):
+    def gather(rank):
+        dist.all_gather([torch.zeros(1) for _ in range(places)], torch.ones(1))
+
+    with pytest.raises(RankError, match=f"expected (length|a list of) 2.*got {places}"):
+        run_ranks(gather, 2, how=how)
+
+
 def test_a_rank_cannot_go_on_after_its_run():
     went_on = []
 

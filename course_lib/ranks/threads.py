@@ -190,6 +190,15 @@ def _register():
             super().__init__(rank, size)
             self.place = here.place
 
+        def allgather(self, output_tensors, input_tensor, opts=None):
+            # torch's would leave one too many as it was, uninitialised perhaps; processes refuse it.
+            for tensors in output_tensors:
+                if len(tensors) != self.size():
+                    raise ValueError(
+                        f"expected a list of {self.size()} tensors, one for each rank of the group, got {len(tensors)}"
+                    )
+            return super().allgather(output_tensors, input_tensor, opts)
+
         def barrier(self, opts=None):
             return begin(_Barrier(), self).join(self.rank(), None)
 
