@@ -64,9 +64,11 @@ def update_by_one_image(impl, case):
     # By name, for a change.
     c, momentum = channels(case), case.number("momentum", 0.6, 0.9)
     mean, var = _buffers(case, c)
-    x = case.given_tensor(maps(case, c, n=1), "x")
+    x, places = case.given_tensor(maps(case, c, n=1), "x"), (mean.data_ptr(), var.data_ptr())
     impl(running_mean=mean, running_var=var, x=x, momentum=momentum)
-    return {"running_mean": mean, "running_var": var}
+    # Whoever shares their memory, as a state dict does, is to see the new values.
+    same = (mean.data_ptr(), var.data_ptr()) == places
+    return {"running_mean": mean, "running_var": var, "buffers in the memory they had": same}
 
 
 @moved.scenario(dtypes=SINGLE)

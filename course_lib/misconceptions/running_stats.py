@@ -219,6 +219,12 @@ MISCONCEPTIONS = [
         IN_PLACE, "functions in the style of JAX",
     ),
     _update(
+        "given_other_memory", _U_MEAN, "running_mean.data = (1 - momentum) * running_mean + momentum * mean",
+        _U_VAR, "running_var.data = (1 - momentum) * running_var + momentum * var",
+        "The buffers get other memory: a state dict, or whoever else shares theirs, sees no new values.",
+        IN_PLACE, "running_mean.data = …, as it was written before no_grad",
+    ),
+    _update(
         "variance_in_a_new_tensor", _U_VAR, "running_var = (1 - momentum) * running_var + momentum * var",
         "The running mean is changed in place, the running variance is not: one of the two lines makes a new tensor.",
         IN_PLACE, "a line of each kind",

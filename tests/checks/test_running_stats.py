@@ -38,6 +38,12 @@ CLAUSES = [
     ("update_running_stats", "over positions too", "update_by_maps: running_mean", "batch_axis_only"),
     ("update_running_stats", "n counts values", "update_by_maps: running_var", "bessel_by_batch_size"),
     ("update_running_stats", "in place", "update_by_maps: running_var", "variance_in_a_new_tensor"),
+    (
+        "update_running_stats",
+        "in place, for whoever shares the memory",
+        "update_by_one_image: buffers in the memory they had",
+        "given_other_memory",
+    ),
     ("update_running_stats", "one sample of many values", "update_by_one_image", [("if n == 1", "if len(x) == 1")]),
     ("update_running_stats", "two values per channel are enough", "update_by_two_values", [("n == 1", "n <= 2")]),
     ("update_running_stats", "any rank: sequences", "update_by_sequences", "tables_and_images_only"),

@@ -92,9 +92,9 @@ def data_attributes(running_mean, running_var, x, momentum):
     x = x.data.double()
     dims = (*range(2, x.dim()), 0)
     n = x.numel() / x.size(1)
-    running_mean.data = ((1 - momentum) * running_mean.data + momentum * x.mean(dims)).to(running_mean.dtype)
+    running_mean.data[:] = (1 - momentum) * running_mean.data + momentum * x.mean(dims)
     unbiased = x.var(dims, unbiased=False) * n / (n - 1)
-    running_var.data = ((1 - momentum) * running_var.data + momentum * unbiased).to(running_var.dtype)
+    running_var.data[:] = (1 - momentum) * running_var.data + momentum * unbiased
 
 
 # --- ema_after --------------------------------------------------------------------------------------------------
