@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-from course_lib.running_stats import expect_initialized, has_own_forward, is_batchnorm
+from course_lib.running_stats import has_own_forward, is_batchnorm
 from course_lib.shapes import expect_number, expect_tensor
+from course_lib.tracing import deepcopy_memo
 
 __all__ = [
     "Always",
     "FrozenBatchNorm",
     "GhostBatchNorm",
     "batchnorm_layers",
-    "deepcopy_memo",
     "freeze_batchnorm",
     "momentum_for_accumulation",
     "recalibrate",
@@ -80,31 +80,6 @@ def batchnorm_layers(model: nn.Module, *, tracked: bool = False) -> dict[str, nn
                 "them it uses the batch's own in eval mode too; make it with track_running_stats=True"
             )
     return layers
-
-
-def deepcopy_memo(model: nn.Module) -> dict[int, Tensor]:
-    """What `copy.deepcopy` has to be told to copy any model: copies of the tensors that it refuses.
-
-    Those are tensors with a history, such as the weights that `torch.nn.utils.weight_norm` and `spectral_norm` compute.
-
-    Args:
-        model: any module.
-
-    Returns:
-        A dict from the id of each such tensor to its copy, without history.
-
-    Raises:
-        ValueError: a lazy layer that has seen no batch, of which there is nothing to copy.
-
-    Example:
-        >>> layer = nn.utils.spectral_norm(nn.Linear(2, 3))
-        >>> _ = layer(torch.ones(1, 2))
-        >>> torch.equal(copy.deepcopy(layer, deepcopy_memo(layer)).weight, layer.weight)
-        True
-    """
-    expect_initialized(model)
-    held = [value for module in model.modules() for value in vars(module).values()]
-    return {id(v): v.detach().clone() for v in held if isinstance(v, Tensor) and v.grad_fn is not None}
 
 
 def freeze_batchnorm(model: nn.Module, affine: bool = True) -> nn.Module:

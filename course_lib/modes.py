@@ -37,7 +37,7 @@ __all__ = [
 def differentiable_once(backward: Callable) -> Callable:
     """Decorator of a hand-written backward: a derivative of its gradients is an error, always.
 
-    `torch.autograd.function.once_differentiable` refuses one only where the gradient that comes in has a graph. In a
+    torch's own `once_differentiable` refuses one only where the gradient that comes in has a graph. In a
     loss that is linear in y it has none, the gradients that go out pass for constants, and what is missing in the
     second derivative is missing silently.
 

@@ -11,14 +11,12 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import is_lazy
 
 from course_lib.shapes import expect_channelwise, expect_number, expect_tensor
 
 __all__ = [
     "BatchNorm",
     "ema_after",
-    "expect_initialized",
     "has_own_forward",
     "is_batchnorm",
     "population_stats",
@@ -386,17 +384,3 @@ def has_own_forward(layer: nn.Module) -> bool:
     known = ("torch.nn.modules.", "course_lib.")
     # A student's BatchNorm that is plugged in stands for the course's.
     return forward is not BatchNorm.forward and not (getattr(forward, "__module__", None) or "").startswith(known)
-
-
-def expect_initialized(model: nn.Module) -> None:
-    """Check that no layer of a model waits for its first batch, as lazy ones do.
-
-    Raises:
-        ValueError: one does.
-
-    Example:
-        >>> expect_initialized(nn.Linear(2, 3))
-    """
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise ValueError(f"expected a model that knows its shapes, got {name!r} without: run one batch first")

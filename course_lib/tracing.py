@@ -11,12 +11,38 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
-from course_lib.finetuning import deepcopy_memo
-
-__all__ = ["difference", "reproducible", "trace_layers", "twin"]
+__all__ = ["deepcopy_memo", "difference", "reproducible", "trace_layers", "twin"]
 
 _TORCH = os.path.dirname(torch.__file__)
+
+
+def deepcopy_memo(model: nn.Module) -> dict[int, Tensor]:
+    """What `copy.deepcopy` has to be told to copy any model: copies of the tensors that it refuses.
+
+    Those are tensors with a history, such as the weights that `torch.nn.utils.weight_norm` and `spectral_norm` compute.
+
+    Args:
+        model: any module.
+
+    Returns:
+        A dict from the id of each such tensor to its copy, without history.
+
+    Raises:
+        ValueError: a lazy layer that has seen no batch, of which there is nothing to copy.
+
+    Example:
+        >>> layer = nn.utils.spectral_norm(nn.Linear(2, 3))
+        >>> _ = layer(torch.ones(1, 2))
+        >>> torch.equal(copy.deepcopy(layer, deepcopy_memo(layer)).weight, layer.weight)
+        True
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(f"expected a model that knows its shapes, got {name!r} without: run one batch first")
+    held = [value for module in model.modules() for value in vars(module).values()]
+    return {id(v): v.detach().clone() for v in held if isinstance(v, Tensor) and v.grad_fn is not None}
 
 
 def twin(model: nn.Module) -> nn.Module:
