@@ -240,8 +240,7 @@ def convert_sync_batchnorm(model: nn.Module, group: dist.ProcessGroup | None = N
         if is_parametrized(module):
             raise ValueError(f"expected layer {name!r} without parametrizations, got some: convert, then register them")
         if has_own_forward(module):
-            kind = type(module).__name__
-            raise ValueError(f"expected layer {name!r} to be a plain BatchNorm, got {kind} with a forward of its own")
+            raise ValueError(f"expected a plain BatchNorm in {name!r}, got a {type(module)} with a forward of its own")
         layer = SyncBatchNorm(module.num_features)
         # Everything that is the layer's own: parameters, buffers, mode, settings, hooks.
         vars(layer).update(vars(module), process_group=group)
