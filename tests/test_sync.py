@@ -893,7 +893,10 @@ def test_what_a_conversion_would_lose_is_not_converted_silently():
 
     layer = nn.BatchNorm1d(3)
     register_parametrization(layer, "weight", Doubled())
-    for lossy, message in ((BatchNormReLU(3), "BatchNormReLU.* with a forward of its own"), (layer, "parametrizations")):
+    for lossy, message in (
+        (BatchNormReLU(3), "BatchNormReLU.* with a forward of its own"),
+        (layer, "parametrizations"),
+    ):
         model = nn.Sequential(nn.BatchNorm1d(3), lossy)
         with pytest.raises(ValueError, match=message):
             convert_sync_batchnorm(model)
